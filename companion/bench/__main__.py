@@ -1,0 +1,118 @@
+"""``python -m companion.bench [slug ...] [--device cpu|cuda] [--json FILE]``.
+
+Exit status: 0, every bar is met; 1, one is missed or results differ; 2, something could not run.
+"""
+
+import argparse
+import importlib
+import statistics
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from companion.bench.machine import machine, versions
+from companion.bench.records import Record, write_records
+from companion.bench.table import terminal_table
+from companion.bench.workload import Workload
+
+if TYPE_CHECKING:
+    from companion.bench.timing import Comparison
+
+__all__ = ["main", "slugs"]
+
+THREADS = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    known = slugs()
+    if unknown := [slug for slug in options.slugs if slug not in known]:
+        return _refuse(f"expected slugs from: {', '.join(known)}; got {', '.join(unknown)}")
+    import torch
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        return _refuse("expected a CUDA device for --device cuda, got none")
+    records, missing = [], False
+    for slug in options.slugs or known:
+        try:
+            records += _measure(slug, options.device)
+        except ImportError as error:
+            missing = True
+            print(f"{slug}: {error}; to install what the bench needs: make lab", file=sys.stderr)
+    if records:
+        print(f"{records[0].machine}, {THREADS} threads")
+    for slug, rows in groupby(records, key=lambda record: record.slug):
+        print(f"\n{slug}\n{terminal_table(list(rows))}")
+    if options.json:
+        write_records(options.json, records)
+    return 2 if missing else int(not all(record.passed for record in records))
+
+
+def slugs() -> list[str]:
+    """Chapters with a file here: a module counts if a package beside ``bench`` has its name."""
+    here = Path(__file__).parent
+    return sorted(
+        file.stem
+        for file in here.glob("*.py")
+        if (here.parent / file.stem / "__init__.py").exists()
+    )
+
+
+def _measure(slug: str, device: str) -> list[Record]:
+    from companion.bench.timing import compare, limited_threads
+
+    results = []
+    with limited_threads(THREADS):
+        for workload in importlib.import_module(f"companion.bench.{slug}").workloads(device):
+            print(f"{slug}: {workload.name}, {workload.peer} …", file=sys.stderr, flush=True)
+            results.append((workload, compare(workload, device=device)))
+    setting = {
+        "slug": slug,
+        "device": device,
+        "threads": THREADS,
+        "machine": machine(device),
+        "versions": versions(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    return [_record(workload, result, setting) for workload, result in results]
+
+
+def _record(workload: Workload, result: "Comparison", setting: dict[str, Any]) -> Record:
+    ours, peer, timed = result.ours_s, result.peer_s, result.equal
+    return Record(
+        workload=workload.name,
+        peer=workload.peer,
+        ours_s=statistics.median(ours) if timed else None,
+        peer_s=statistics.median(peer) if timed else None,
+        ours_range_s=(min(ours), max(ours)) if timed else None,
+        peer_range_s=(min(peer), max(peer)) if timed else None,
+        ratio=result.ratio,
+        bar=workload.bar,
+        passed=timed and (workload.bar is None or result.ratio >= workload.bar),
+        equal=result.equal,
+        rounds=len(ours),
+        **setting,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m companion.bench", description="Measure our speed against other libraries."
+    )
+    parser.add_argument("slugs", nargs="*", metavar="slug", help="chapters (default: all)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--json", metavar="FILE", help="write the records there too")
+    return parser
+
+
+def _refuse(message: str) -> int:
+    print(f"companion.bench: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

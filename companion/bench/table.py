@@ -1,0 +1,60 @@
+"""Records as text: one line each, for the terminal and for the page of results."""
+
+from collections.abc import Sequence
+
+from companion.bench.records import Record
+
+__all__ = ["HEADINGS", "cells", "terminal_table"]
+
+HEADINGS = ("workload", "peer", "ours", "peer's", "ratio", "bar", "result")
+
+
+def cells(record: Record) -> tuple[str, ...]:
+    """The words of one line, in the order of ``HEADINGS``."""
+    return (
+        record.workload,
+        record.peer,
+        _time(record.ours_s, record.ours_range_s),
+        _time(record.peer_s, record.peer_range_s),
+        "–" if record.ratio is None else f"{record.ratio:.2f}×",
+        "–" if record.bar is None else f"≥ {record.bar:g}×",
+        _result(record),
+    )
+
+
+def terminal_table(records: Sequence[Record]) -> str:
+    """Aligned columns under their headings."""
+    rows = [HEADINGS, *map(cells, records)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, tuple("─" * width for width in widths))
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return "\n".join(lines)
+
+
+def _time(median: float | None, spread: tuple[float, float] | None) -> str:
+    """Median with fastest and slowest round, in one unit and three digits: 1.23 ms (1.20–1.31)."""
+    if median is None or spread is None:
+        return "–"
+    scale, unit = next(
+        (scale, unit)
+        for scale, unit in ((1, "s"), (1e3, "ms"), (1e6, "µs"))
+        if _fits(median, scale)
+    )
+    low, high = (_digits(second * scale) for second in spread)
+    return f"{_digits(median * scale)} {unit} ({low}–{high})"
+
+
+def _fits(seconds: float, scale: float) -> bool:
+    return seconds * scale >= 1 or scale == 1e6
+
+
+def _digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _result(record: Record) -> str:
+    if not record.equal:
+        return "results differ"
+    if record.bar is None:
+        return "reported"
+    return "passed" if record.passed else "missed"

@@ -1,0 +1,123 @@
+"""A nested state, written to one file in one stroke and read back bit for bit.
+
+The file is safetensors: tensors as tensors, everything else as JSON in its header. Nothing is
+pickled, so opening a stranger's checkpoint runs none of the stranger's code.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+__all__ = ["read_checkpoint", "write_checkpoint"]
+
+_FORMAT = "companion checkpoint"
+_VERSION = "1"
+
+
+def write_checkpoint(path: Path | str, tree: Any) -> None:
+    """Write a tree of dicts, lists, tuples, tensors and plain values to ``path``.
+
+    The file is written beside ``path``, flushed to the disk and renamed: whatever happens, a
+    process killed here leaves either the old checkpoint or the new one, whole.
+
+    Args:
+        path: File to write; its folder is made.
+        tree: Dict keys are ``str`` or ``int``; leaves are ``Tensor``, ``str``, ``int``, ``float``,
+            ``bool`` or ``None``.
+
+    Raises:
+        TypeError: If a leaf or key is of another type; the message says where it stands.
+
+    Example:
+        >>> import tempfile, torch
+        >>> path = Path(tempfile.mkdtemp()) / "run.safetensors"
+        >>> write_checkpoint(path, {"step": 3, "betas": (0.9, 0.999), "w": torch.ones(2)})
+        >>> read_checkpoint(path)
+        {'step': 3, 'betas': (0.9, 0.999), 'w': tensor([1., 1.])}
+    """
+    path = Path(path)
+    tensors: dict[str, Tensor] = {}
+    header = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "tree": json.dumps(_encode(tree, (), tensors)),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    save_file(tensors, partial, metadata=header)
+    _flush(partial)
+    os.replace(partial, path)
+    if os.name == "posix":  # the new name is safe once its folder is on the disk
+        _flush(path.parent)
+
+
+def read_checkpoint(path: Path | str) -> Any:
+    """The tree that ``write_checkpoint`` wrote, with its tensors on the CPU.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is cut short, is no checkpoint, or has another version.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(
+            f"expected a whole checkpoint in {path}, got a truncated or damaged file ({error})"
+        ) from error
+    if header.get("format") != _FORMAT:
+        raise ValueError(f"expected a {_FORMAT} in {path}, got another safetensors file")
+    if header["version"] != _VERSION:
+        raise ValueError(
+            f"expected version {_VERSION} of the {_FORMAT} in {path}, got {header['version']}"
+        )
+    return _decode(json.loads(header["tree"]), tensors)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _encode(node: Any, where: tuple, tensors: dict[str, Tensor]) -> Any:
+    """JSON for ``node``; its tensors go to ``tensors`` under their place in the tree."""
+    name = "/".join(map(str, where))
+    if isinstance(node, Tensor):
+        name = name if name not in tensors else f"{name}#{len(tensors)}"
+        # A copy for each: safetensors refuses two tensors that share memory (tied weights).
+        tensors[name] = node.detach().to("cpu", copy=True).contiguous()
+        return {"tensor": name}
+    if isinstance(node, dict):
+        if bad := [key for key in node if type(key) not in (str, int)]:
+            raise TypeError(f"expected str or int keys at {name!r}, got {bad[0]!r}")
+        return {"dict": [[key, _encode(node[key], (*where, key), tensors)] for key in node]}
+    if isinstance(node, list | tuple):
+        items = [_encode(item, (*where, i), tensors) for i, item in enumerate(node)]
+        return {"tuple": items} if isinstance(node, tuple) else items
+    if node is None or type(node) in (str, int, float, bool):
+        return node
+    raise TypeError(f"expected tensors and plain values in a state, got {type(node)} at {name!r}")
+
+
+def _decode(node: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(node, list):
+        return [_decode(item, tensors) for item in node]
+    if not isinstance(node, dict):
+        return node
+    ((kind, content),) = node.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "tuple":
+        return tuple(_decode(item, tensors) for item in content)
+    return {key: _decode(item, tensors) for key, item in content}

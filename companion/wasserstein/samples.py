@@ -1,0 +1,76 @@
+"""Toy distributions in the plane, drawn from a formula.
+
+Chapter: course/02_wasserstein.ipynb.  Dimension key: n samples, K modes.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["ring_centres", "ring_of_gaussians"]
+
+
+def ring_centres(*, modes: int = 8, radius: float = 2.0) -> Float[Tensor, "K 2"]:
+    """Centres of the ring's modes, anticlockwise from the point (radius, 0).
+
+    Args:
+        modes: K, the number of modes; at least 1.
+        radius: Distance of every centre from the origin.
+
+    Returns:
+        float32 points, shape (modes, 2).
+
+    Raises:
+        ValueError: If ``modes`` is less than 1.
+
+    Example:
+        >>> ring_centres(modes=4, radius=2.0).round().tolist()[:2]
+        [[2.0, 0.0], [-0.0, 2.0]]
+    """
+    if modes < 1:
+        raise ValueError(f"modes must be at least 1, got {modes}")
+    angles_K = torch.arange(modes) * (2 * math.pi / modes)
+    return radius * torch.stack([angles_K.cos(), angles_K.sin()], dim=1)
+
+
+def ring_of_gaussians(
+    n: int,
+    *,
+    modes: int = 8,
+    radius: float = 2.0,
+    std: float = 0.02,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "n 2"]:
+    """Points from an even mixture of Gaussians whose centres lie on a circle.
+
+        x = c_k + std · ε,    k uniform on the K modes,    ε ~ N(0, I)
+
+    Source: the 8-Gaussians toy of Gulrajani et al. 2017, arXiv:1704.00028, §4.1 and its code.
+    Difference: that code divides all points by 1.414 afterwards; we do not.
+
+    Args:
+        n: Number of points; may be 0.
+        modes: K, the number of Gaussians.
+        radius: Distance of the centres from the origin.
+        std: Standard deviation of each Gaussian, along both axes.
+        generator: Source of the randomness; its device is the device of the points.
+
+    Returns:
+        float32 points, shape (n, 2).
+
+    Raises:
+        ValueError: If ``n`` or ``std`` is negative, or ``modes`` is less than 1.
+
+    Example:
+        >>> ring_of_gaussians(5, generator=torch.Generator().manual_seed(0)).shape
+        torch.Size([5, 2])
+    """
+    if n < 0 or std < 0:
+        raise ValueError(f"n and std must not be negative, got n={n}, std={std}")
+    device = generator.device if generator is not None else None
+    centres_K2 = ring_centres(modes=modes, radius=radius).to(device)
+    labels_n = torch.randint(modes, (n,), generator=generator, device=device)
+    noise_n2 = torch.randn(n, 2, generator=generator, device=device)
+    return centres_K2[labels_n] + std * noise_n2

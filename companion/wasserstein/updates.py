@@ -1,0 +1,130 @@
+"""One update of a critic and one of a generator, with the losses they follow.
+
+    W₁(p, q) = max over 1-Lipschitz f of  E_p f(x) − E_q f(y),    then    min over G of W₁(p, G#z)
+
+Chapter: course/02_wasserstein.ipynb.  Dimension key: B batch, Z latents.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from companion.wasserstein.lipschitz import clip_weights_, gradient_penalty
+
+__all__ = [
+    "Constraint",
+    "critic_loss",
+    "critic_step",
+    "critic_steps_at",
+    "generator_loss",
+    "generator_step",
+    "published_optimiser",
+]
+
+Constraint = Literal["clip", "penalty", "spectral"]
+
+
+def critic_loss(
+    real_scores: Float[Tensor, " B"], fake_scores: Float[Tensor, " B"]
+) -> Float[Tensor, ""]:
+    """Loss that the critic minimises: minus its estimate of W₁.
+
+        E f(fake) − E f(real)
+
+    Source: Arjovsky et al. 2017, arXiv:1701.07875, §3, equation 2. Difference: they write the
+    quantity to be maximised, which has the other sign.
+
+    Example:
+        >>> critic_loss(torch.tensor([3.0, 5.0]), torch.tensor([1.0, 1.0])).item()
+        -3.0
+    """
+    return fake_scores.mean() - real_scores.mean()
+
+
+def generator_loss(fake_scores: Float[Tensor, " B"]) -> Float[Tensor, ""]:
+    """Loss that the generator minimises: −E f(fake), the part of W₁ that it can change.
+
+    Source: Arjovsky et al. 2017, arXiv:1701.07875, Algorithm 1 line 10.
+
+    Example:
+        >>> generator_loss(torch.tensor([1.0, 3.0])).item()
+        -2.0
+    """
+    return -fake_scores.mean()
+
+
+def critic_steps_at(step: int, *, n_critic: int = 5, warm_up: int = 25) -> int:
+    """Critic steps before generator step ``step``, which counts from 0.
+
+    There are 100 before each of the first ``warm_up`` generator steps and, unless ``warm_up`` is
+    0, before every 500th, so that the generator follows a critic close to its optimum.
+
+    Source: the code of Arjovsky et al. 2017, arXiv:1701.07875; Algorithm 1 has ``n_critic`` alone.
+
+    Example:
+        >>> [critic_steps_at(step) for step in (0, 24, 25, 499, 500)]
+        [100, 100, 5, 5, 100]
+    """
+    return 100 if step < warm_up or (warm_up and step % 500 == 0) else n_critic
+
+
+def critic_step(
+    critic: nn.Module,
+    optimiser: Optimizer,
+    real: Float[Tensor, "B *shape"],
+    fake: Float[Tensor, "B *shape"],
+    *,
+    constraint: Constraint,
+    clip_limit: float = 0.01,
+    penalty_weight: float = 10.0,
+    generator_rng: torch.Generator | None = None,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """One update of the critic; returns its loss and its penalty from before the update.
+
+    The weights are clipped after the step, as in Algorithm 1 of arXiv:1701.07875, so that the
+    critic is inside its class when the generator sees it. That paper's code clips before the step.
+    """
+    loss = critic_loss(critic(real), critic(fake.detach()))
+    penalty = torch.zeros_like(loss)
+    if constraint == "penalty":
+        penalty = gradient_penalty(
+            critic, real, fake, weight=penalty_weight, generator=generator_rng
+        )
+    optimiser.zero_grad()
+    (loss + penalty).backward()
+    optimiser.step()
+    if constraint == "clip":
+        clip_weights_(critic, clip_limit)
+    return loss.detach(), penalty.detach()
+
+
+def generator_step(
+    generator: nn.Module, critic: nn.Module, optimiser: Optimizer, noise: Float[Tensor, "B Z"]
+) -> Float[Tensor, ""]:
+    """One update of the generator; returns its loss from before the update.
+
+    No gradient is left in the critic's weights: ``inputs=`` asks for the generator's alone.
+    """
+    loss = generator_loss(critic(generator(noise)))
+    optimiser.zero_grad()
+    loss.backward(inputs=[p for p in generator.parameters() if p.requires_grad])
+    optimiser.step()
+    return loss.detach()
+
+
+def published_optimiser(
+    module: nn.Module, constraint: Constraint, learning_rate: float | None = None
+) -> Optimizer:
+    """The optimiser of the paper behind a constraint, with its rate unless another is given.
+
+    "clip": RMSprop, 5e-5 (arXiv:1701.07875, Algorithm 1). "penalty": Adam, 1e-4, betas (0.5, 0.9)
+    (the code of arXiv:1704.00028). "spectral": the same Adam; its paper trains with other losses.
+    """
+    if constraint == "clip":
+        rate = 5e-5 if learning_rate is None else learning_rate
+        return torch.optim.RMSprop(module.parameters(), lr=rate)
+    rate = 1e-4 if learning_rate is None else learning_rate
+    return torch.optim.Adam(module.parameters(), lr=rate, betas=(0.5, 0.9))

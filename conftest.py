@@ -1,0 +1,26 @@
+"""What every pytest run of this project shares: cleaned chapters under nbval, and GPU tests."""
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Number the cells of cleaned chapters in memory, and skip GPU tests where there is no GPU.
+
+    Chapters are kept with null execution counts. nbval takes such a cell for one that was never
+    run: it refuses the cell when it has outputs, and compares nothing when it has none. Numbered,
+    every cell is compared, also a cell that must print nothing.
+    """
+    for item in items:
+        if type(item).__name__ == "IPyNbCell" and item.cell.execution_count is None:
+            item.cell.execution_count = item.cell_num + 1
+    for_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if for_gpu and not _cuda_is_available():
+        for item in for_gpu:
+            item.add_marker(pytest.mark.skip(reason="torch sees no CUDA device"))
+
+
+def _cuda_is_available() -> bool:
+    """Asked only when a GPU test was collected: importing torch costs a second."""
+    import torch
+
+    return torch.cuda.is_available()

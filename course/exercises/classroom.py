@@ -1,0 +1,251 @@
+"""Release, grade and solve the course's exercises; behind `make exercises` and `make grade`.
+
+    python classroom.py release              source/ -> release/: the students' notebooks
+    python classroom.py grade                submitted/STUDENT/SLUG/SLUG.ipynb
+                                             -> feedback/ (HTML), grades/SLUG.csv, gradebook.db
+    python classroom.py solutions            source/ -> solutions/, without the hidden tests
+
+Name one or more slugs to handle only those assignments. `grade` exits with 1 when a
+submission could not be graded; all the others are graded all the same.
+"""
+
+import argparse
+import logging
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import nbformat
+from marks import Graded, earlier, summary, write_grades
+from nbgrader.converters import (
+    Autograde,
+    GenerateAssignment,
+    GenerateFeedback,
+    NbGraderException,
+)
+from nbgrader.coursedir import CourseDirectory
+from traitlets.config import Config, PyFileConfigLoader
+from traitlets.log import get_logger
+
+HERE = Path(__file__).resolve().parent
+STUDENT_NAME = re.compile(r"[\w.@][\w.@ -]*")
+HIDDEN_TESTS = re.compile(r"^ *### BEGIN HIDDEN TESTS.*?^ *### END HIDDEN TESTS\n?", re.M | re.S)
+SOLUTION_MARKS = re.compile(r"^ *(###|<!--) (BEGIN|END) SOLUTION( -->)?\n?", re.M)
+
+STOPPED = ("CellTimeoutError", "Stopped")  # grading.py leaves one of these in such a cell
+
+
+def settings(root: Path, slug: str, *, student: str = "*", timeout: int | None = None) -> Config:
+    """nbgrader's configuration for one assignment of the course in ``root``."""
+    config = PyFileConfigLoader("nbgrader_config.py", path=str(HERE)).load_config()
+    config.CourseDirectory.root = str(root)
+    config.CourseDirectory.db_url = f"sqlite:///{root}/gradebook.db?timeout=60"
+    config.CourseDirectory.assignment_id = slug
+    config.CourseDirectory.student_id = student
+    if timeout is not None:
+        config.ExecuteAll.timeout = timeout
+    return config
+
+
+def convert(converter: type, config: Config) -> None:
+    """Run one of nbgrader's steps, replacing what an earlier run left."""
+    course = CourseDirectory(config=config)
+    step = converter(coursedir=course, config=config)
+    step.force = True
+    step.start()
+
+
+def release(root: Path, slug: str, *, record: bool) -> None:
+    """Write the students' version; ``record`` also enters the tasks in the gradebook."""
+    config = settings(root, slug)
+    if not record:
+        config.SaveCells.enabled = False
+        config.GenerateAssignment.no_database = True
+    try:
+        convert(GenerateAssignment, config)
+    except NbGraderException as error:
+        raise SystemExit(
+            f"{slug}: the student version could not be written; see {root / 'grading.log'}.\n"
+            "If tasks came or went since grading began, remove gradebook.db (it holds the marks\n"
+            "that were given by hand) and grade again."
+        ) from error
+
+
+def solve(root: Path, slug: str) -> Path:
+    """Write the solutions: the source without hidden tests and without nbgrader's marks."""
+    nb = nbformat.read(root / "source" / slug / f"{slug}.ipynb", as_version=4)
+    for cell in nb.cells:
+        cell.metadata.pop("nbgrader", None)
+        cell.source = SOLUTION_MARKS.sub("", HIDDEN_TESTS.sub("", cell.source)).rstrip("\n")
+    target = root / "solutions" / f"{slug}.ipynb"
+    target.parent.mkdir(exist_ok=True)
+    nbformat.write(nb, target)
+    return target
+
+
+def submission(root: Path, slug: str, student: str) -> Path:
+    """Where a student's notebook has to be."""
+    return root / "submitted" / student / slug / f"{slug}.ipynb"
+
+
+def unreadable(path: Path) -> str:
+    """Why the file at ``path`` cannot be graded, in one line; empty when it can."""
+    if not STUDENT_NAME.fullmatch(path.parent.parent.name):
+        return "the folder's name may hold letters, digits, spaces and . _ - @ only"
+    if not path.is_file():
+        found = sorted(p.name for p in path.parent.glob("*.ipynb"))
+        return f"no {path.name} in the folder; found {', '.join(found) or 'no notebook'}"
+    try:
+        nbformat.validate(nbformat.read(path, as_version=4))
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        return f"{path.name} is not a readable notebook ({type(error).__name__})"
+    except nbformat.ValidationError as error:
+        return f"{path.name} is not a valid notebook ({error.message:.80})"
+    return ""
+
+
+def grade_one(root: Path, slug: str, student: str, timeout: int | None) -> Graded:
+    """Grade one submission and write its feedback; never raises."""
+    start = time.monotonic()
+    problem, note = unreadable(submission(root, slug, student)), ""
+    if not problem:
+        config = settings(root, slug, student=student, timeout=timeout)
+        get_logger().addHandler(reason := LastError())
+        try:
+            convert(Autograde, config)
+            convert(GenerateFeedback, config)
+            note = stopped_cells(root / "autograded" / student / slug / f"{slug}.ipynb")
+        except Exception as error:  # one student's notebook must not stop the class
+            get_logger().exception("%s could not be graded", student)
+            problem = f"{reason.text or repr(error):.160}; see grading.log"
+        finally:
+            get_logger().removeHandler(reason)
+    if problem:
+        for step in ("autograded", "feedback"):
+            shutil.rmtree(root / step / student / slug, ignore_errors=True)
+    return Graded(student, problem, note, time.monotonic() - start)
+
+
+class LastError(logging.Handler):
+    """Keeps the last line of the last traceback: nbgrader logs the cause and raises another."""
+
+    text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        lines = record.getMessage().strip().splitlines()
+        if lines and lines[0].startswith("Traceback"):
+            self.text = lines[-1]
+
+
+def stopped_cells(path: Path) -> str:
+    """The cells that ran into the timeout or ended their kernel, for the teacher's eye."""
+    names = [
+        cell.metadata.get("nbgrader", {}).get("grade_id", "a cell of the student's own")
+        for cell in nbformat.read(path, as_version=4).cells
+        if any(
+            out.get("ename") in ("CellTimeoutError", "Stopped") for out in cell.get("outputs", [])
+        )
+    ]
+    return f"stopped: {', '.join(names)}" if names else ""
+
+
+def grade(root: Path, slug: str, students: list[str], *, timeout: int | None) -> list[Graded]:
+    """Grade the class side by side, one submission for each core."""
+    release(root, slug, record=True)
+    jobs = os.cpu_count() or 1
+    with ProcessPoolExecutor(
+        jobs, get_context("spawn"), initializer=log_all_to, initargs=(root / "grading.log",)
+    ) as pool:
+        futures = {s: pool.submit(grade_one, root, slug, s, timeout) for s in students}
+        graded = []
+        for student, future in futures.items():
+            try:
+                graded.append(future.result())
+            except Exception as error:  # a grader that was killed
+                graded.append(Graded(student, f"the grader ended early ({error!r:.60})"))
+            print(progress(graded[-1]), flush=True)
+    return graded
+
+
+def progress(one: Graded) -> str:
+    """One line for one student."""
+    return f"  {one.student:<24} {one.seconds:5.1f} s  {one.problem or one.note or 'graded'}"
+
+
+def log_to(path: Path) -> None:
+    """nbgrader's own messages go to a file; the terminal is for the summary."""
+    logger = get_logger()
+    logger.handlers[:] = [logging.FileHandler(path, encoding="utf-8", delay=True)]
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+
+
+def log_all_to(path: Path) -> None:
+    """Send what a grader and its kernels print on stderr to the log as well."""
+    with path.open("a") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    log_to(path)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("action", choices=["release", "grade", "solutions"])
+    parser.add_argument("slugs", nargs="*", metavar="SLUG", help="assignments; default: all")
+    parser.add_argument("--student", action="append", help="grade only this student; repeatable")
+    parser.add_argument("--timeout", type=int, help="seconds for one cell; default: 30")
+    parser.add_argument("--root", type=Path, default=HERE, help="the folder that holds source/")
+    options = parser.parse_args(arguments)
+    root = options.root.resolve()
+    known = sorted(path.parent.name for path in root.glob("source/*/*.ipynb"))
+    unknown = sorted(set(options.slugs) - set(known))
+    if unknown:
+        parser.error(f"expected an assignment of {known}, got {unknown}")
+    log_to(root / "grading.log")
+    # nbgrader starts `alembic` by its bare name, which lies beside this Python.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    slugs = options.slugs or known
+    if options.action == "grade":
+        return max([grade_class(root, s, options) for s in slugs], default=0)
+    for slug in slugs:
+        if options.action == "release":
+            release(root, slug, record=False)
+            print(f"release/{slug}/{slug}.ipynb")
+        else:
+            print(solve(root, slug).relative_to(root))
+    return 0
+
+
+def grade_class(root: Path, slug: str, options: argparse.Namespace) -> int:
+    """Grade one assignment; 1 if a submission could not be graded."""
+    students = sorted(path.parent.name for path in root.glob(f"submitted/*/{slug}"))
+    chosen = [name for name in students if not options.student or name in options.student]
+    if not chosen:
+        print(f"{slug}: nothing to grade in submitted/STUDENT/{slug}/")
+        return 0
+    with tempfile.TemporaryDirectory() as scratch:  # IPython's and the kernels' files
+        os.environ |= {"IPYTHONDIR": scratch, "JUPYTER_RUNTIME_DIR": scratch}
+        os.environ["OMP_NUM_THREADS"] = "1"  # one core for each notebook
+        graded = grade(root, slug, chosen, timeout=options.timeout)
+    # The table shows the whole class; who was not chosen keeps the word of the run before.
+    target = root / "grades" / f"{slug}.csv"
+    new = Graded("", "not graded yet")
+    others = [
+        earlier(target).get(name, new._replace(student=name))
+        for name in students
+        if name not in chosen
+    ]
+    db_url = settings(root, slug).CourseDirectory.db_url
+    print(summary(slug, write_grades(target, db_url, slug, sorted(graded + others))))
+    print(f"grades/{slug}.csv, feedback/STUDENT/{slug}/{slug}.html")
+    return int(any(one.problem for one in graded))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""What this course changes in nbgrader; `nbgrader_config.py` puts these classes to use.
+
+RestoreCells    the released cells stand in their places, whatever the student did to them
+ExecuteAll      no cell can stop the rest: endless loops, a dead kernel, a flood of output
+"""
+
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbformat.v4 import new_code_cell, new_output
+from nbgrader import utils
+from nbgrader.preprocessors import Execute, NbGraderPreprocessor
+from traitlets import Integer
+
+__all__ = ["ExecuteAll", "RestoreCells"]
+
+MAX_OUTPUT_CHARACTERS = 100_000
+# Run before each test: the checker as it was handed out, and a check that it still objects.
+FRESH_CHECKER = (
+    (Path(__file__).parent / "expect.py").read_text()
+    + """
+
+try:
+    expect("", 1, 2, hint="")
+except NotYet:
+    pass
+else:
+    raise RuntimeError
+"""
+)
+
+
+class RestoreCells(NbGraderPreprocessor):
+    """Put the released cells back in order: deleted, copied, moved or relabelled ones.
+
+    A cell is known by its nbgrader id, or else by its notebook id (some editors drop the
+    former). Every other cell stays behind the known cell that it followed. Of a known cell
+    with copies the last one counts, because Python keeps the last definition too.
+    """
+
+    def preprocess(self, nb, resources):
+        names = resources["nbgrader"]
+        path = Path("release", names["assignment"], f"{names['notebook']}.ipynb")
+        released = {
+            cell.metadata.nbgrader.grade_id: cell
+            for cell in nbformat.read(path, as_version=4).cells
+            if "nbgrader" in cell.metadata
+        }
+        last = {self._known_id(cell, released): cell for cell in nb.cells}
+        if not set(last) & set(released):
+            raise ValueError("no cell of this assignment is in the notebook")
+        head, followers = [], {grade_id: [] for grade_id in released}
+        place = head
+        for cell in nb.cells:
+            grade_id = self._known_id(cell, released)
+            if grade_id and cell is last[grade_id]:
+                cell.metadata.nbgrader = released[grade_id].metadata.nbgrader
+                place = followers[grade_id]
+            else:
+                cell.metadata.pop("nbgrader", None)
+                place.append(cell)
+        nb.cells = head
+        for grade_id, cell in released.items():
+            nb.cells += [last.get(grade_id, cell), *followers[grade_id]]
+        return nb, resources
+
+    @staticmethod
+    def _known_id(cell, released):
+        label = cell.metadata.get("nbgrader", {}).get("grade_id")
+        return next((name for name in (label, cell.get("id")) if name in released), None)
+
+
+class ExecuteAll(Execute):
+    """Run every cell, whatever the others do.
+
+    A cell that kills its kernel, or cannot be interrupted, is marked with an error; a new
+    kernel then runs the other cells from the start. A test that never ran earns nothing
+    (nbgrader alone would give it full marks), and a warning on stderr costs nothing.
+    Each test gets a fresh `expect`, in case an answer used that name for something else.
+    """
+
+    total_timeout = Integer(300, help="seconds for a whole notebook").tag(config=True)
+
+    def preprocess(self, nb, resources, km=None):
+        self._stopped, self._deadline = {}, time.monotonic() + self.total_timeout
+        starts = 0
+        while True:
+            self._running = None
+            try:
+                nb, resources = super().preprocess(nb, resources, km)
+                break
+            except (DeadKernelError, CellTimeoutError, RuntimeError) as error:
+                if self._running is None:  # the kernel did not start: two may want one port
+                    starts += 1
+                    if starts == 3:
+                        raise
+                    continue
+                dead = isinstance(error, DeadKernelError)
+                self._stopped[self._running] = (
+                    "This cell ended its kernel." if dead else self._timeout_text()
+                )
+        for index, cell in enumerate(nb.cells):
+            if cell.cell_type == "code":
+                self._settle(cell, self._stopped.get(index))
+        return nb, resources
+
+    def preprocess_cell(self, cell, resources, index):
+        if index in self._stopped or cell.cell_type != "code":
+            return cell, resources
+        self._running, self._characters = index, 0
+        if time.monotonic() > self._deadline:
+            self._stopped[index] = f"The notebook's {self.total_timeout} seconds were used up."
+            return cell, resources
+        if utils.is_grade(cell):
+            checker = new_code_cell(FRESH_CHECKER)
+            self.execute_cell(checker, index, store_history=False)
+            if any(out.output_type == "error" for out in checker.outputs):
+                self._stopped[index] = "The checker was changed by an earlier cell."
+                self.nb.cells[index] = cell
+                return cell, resources
+        return super().preprocess_cell(cell, resources, index)
+
+    def on_cell_executed(self, **kwargs):
+        super().on_cell_executed(**kwargs)
+        payload = kwargs["execute_reply"]["content"].get("payload", [])
+        if any(part.get("source") == "ask_exit" for part in payload):
+            raise DeadKernelError("exit() was called")
+
+    def output(self, outs, msg, display_id, cell_index):
+        """Keep the first part of a flood; nbclient would hold all of it in memory."""
+        self._characters += len(str(msg["content"]))
+        if self._characters > MAX_OUTPUT_CHARACTERS and msg["msg_type"] != "error":
+            return None
+        return super().output(outs, msg, display_id, cell_index)
+
+    def _timeout_text(self):
+        return f"Stopped after {self.timeout} seconds. Is there an endless loop?"
+
+    def _settle(self, cell, stopped):
+        if stopped:
+            cell.outputs = [_error("Stopped", stopped)]
+        elif utils.is_grade(cell) and cell.execution_count is None:
+            cell.outputs.append(_error("NotRun", "This test did not run."))
+        for output in cell.outputs:
+            if output.output_type == "error" and output.ename == "CellTimeoutError":
+                output.evalue = self._timeout_text()
+                output.traceback = [output.evalue]
+            if utils.is_grade(cell) and output.get("name") == "stderr":
+                output.name = "stdout"
+
+
+def _error(name, text):
+    return new_output("error", ename=name, evalue=text, traceback=[text])

@@ -1,0 +1,284 @@
+"""The benchmark: equality before time, fair turns, records, exit status."""
+
+import json
+import statistics
+import sys
+import types
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from companion.bench import Record, Workload, timing
+from companion.bench import __main__ as command
+from companion.bench.machine import machine, versions
+from companion.bench.records import read_records, write_records
+from companion.bench.table import cells, terminal_table
+from companion.bench.timing import compare, limited_threads
+
+
+class Clock:
+    """A clock that only work moves: each call of ``work`` takes the seconds it is given."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.now = 0.0
+        self.log: list[str] = []
+        monkeypatch.setattr(timing.time, "perf_counter", lambda: self.now)
+
+    def work(self, name: str, seconds: float):
+        def call() -> str:
+            self.now += seconds
+            self.log.append(name)
+            return name
+
+        return call
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def workload(clock: Clock, our_s: float, their_s: float, **options) -> Workload:
+    return Workload(
+        **{
+            "name": "work n=3",
+            "peer": "peer",
+            "ours": clock.work("ours", our_s),
+            "theirs": clock.work("theirs", their_s),
+            "equal": lambda a, b: (a, b) == ("ours", "theirs"),
+            "bar": 2.0,
+        }
+        | options
+    )
+
+
+def test_times_and_ratio_by_hand(clock):
+    result = compare(workload(clock, 0.25, 1.0))
+    assert result.ours_s == pytest.approx([0.25] * 7)
+    assert result.peer_s == pytest.approx([1.0] * 7)
+    assert result.ratio == pytest.approx(4.0)
+
+
+def test_the_two_take_turns_and_turns_at_beginning(clock):
+    compare(workload(clock, 1.0, 1.0))
+    # One call each for equality, one each to see how long a call takes, then the rounds.
+    assert clock.log[:4] == ["ours", "theirs"] * 2
+    assert clock.log[4:10] == ["ours", "theirs", "theirs", "ours", "ours", "theirs"]
+    assert len(clock.log) == 4 + 2 * 7
+
+
+def test_short_calls_are_repeated_and_long_ones_are_not(clock):
+    result = compare(workload(clock, 0.001, 1.0))
+    assert clock.log.count("ours") == 2 + 7 * 50
+    assert clock.log.count("theirs") == 2 + 7
+    assert result.ours_s == pytest.approx([0.001] * 7)
+
+
+def test_calls_too_short_for_the_clock_are_repeated_a_finite_number_of_times(clock):
+    compare(workload(clock, 0.0, 1.0, ours=lambda: "ours", theirs=clock.work("theirs", 1.0)))
+    assert clock.log.count("theirs") == 2 + 7
+
+
+def test_unequal_results_are_not_timed(clock):
+    result = compare(workload(clock, 1.0, 1.0, equal=lambda a, b: False))
+    assert not result.equal
+    assert result.ratio is None
+    assert clock.log == ["ours", "theirs"]
+
+
+def test_one_slow_round_does_not_move_the_median(clock):
+    def seconds():
+        yield from (1.0, 1.0, 1.0, 50.0)
+        while True:
+            yield 1.0
+
+    durations = seconds()
+
+    def disturbed() -> str:
+        clock.now += next(durations)
+        return "ours"
+
+    result = compare(workload(clock, 0, 1.0, ours=disturbed))
+    assert max(result.ours_s) == 50.0
+    assert result.ratio == pytest.approx(1.0)
+
+
+def test_collector_rests_while_the_clock_runs(clock):
+    import gc
+
+    running = []
+
+    def ours() -> str:
+        clock.now += 1.0
+        running.append(gc.isenabled())
+        return "ours"
+
+    compare(workload(clock, 1.0, 1.0, ours=ours))
+    assert not any(running[-7:])
+    assert gc.isenabled()
+
+
+def test_threads_are_limited_and_put_back():
+    before = torch.get_num_threads()
+    with limited_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.gpu
+def test_the_clock_waits_for_the_gpu():
+    a = torch.randn(4096, 4096, device="cuda")
+    work = Workload("matmul", "itself", lambda: a @ a @ a, lambda: a @ a, lambda x, y: True)
+    result = compare(work, device="cuda")
+    # Launching costs the same twice; only a clock that waits sees two products take longer.
+    assert result.ratio < 0.8
+
+
+@pytest.fixture
+def chapter(monkeypatch, clock):
+    """A made-up chapter ``fake``, whose workloads the test chooses."""
+    module = types.ModuleType("companion.bench.fake")
+    monkeypatch.setitem(sys.modules, "companion.bench.fake", module)
+    monkeypatch.setattr(command, "slugs", lambda: ["fake"])
+
+    def with_workloads(*workloads: Workload) -> None:
+        module.workloads = lambda device: list(workloads)
+
+    return with_workloads
+
+
+@pytest.mark.parametrize(
+    ("ours", "options", "status", "word"),
+    [
+        (0.25, {}, 0, "passed"),
+        (0.75, {}, 1, "missed"),
+        (0.75, {"bar": None}, 0, "reported"),
+        (0.25, {"equal": lambda a, b: False}, 1, "results differ"),
+        (0.25, {"equal": lambda a, b: False, "bar": None}, 1, "results differ"),
+    ],
+)
+def test_exit_status_and_table(chapter, clock, capsys, ours, options, status, word):
+    chapter(workload(clock, ours, 1.0, **options))
+    assert command.main(["fake"]) == status
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("work n=3  peer")
+    assert line.endswith(word)
+
+
+def test_records_hold_every_promised_field(chapter, clock, tmp_path):
+    chapter(workload(clock, 0.5, 1.0), workload(clock, 2.0, 1.0, name="slow"))
+    file = tmp_path / "new" / "records.json"
+    assert command.main(["--json", str(file)]) == 1
+    rows = json.loads(file.read_text())
+    promised = "slug, workload, peer, ours_s, peer_s, ratio, bar, passed, equal, machine, versions"
+    assert set(promised.split(", ")) <= rows[0].keys()
+    assert [row["passed"] for row in rows] == [True, False]
+    first = rows[0]
+    assert (first["slug"], first["workload"], first["device"]) == ("fake", "work n=3", "cpu")
+    assert first["ratio"] == pytest.approx(first["peer_s"] / first["ours_s"])
+    assert first["ours_range_s"][0] <= first["ours_s"] <= first["ours_range_s"][1]
+    assert first["rounds"] >= 5
+    assert first["threads"] == 2
+    assert first["versions"]["torch"] == torch.__version__
+
+
+def test_unknown_slug_names_the_known_ones(capsys):
+    assert command.main(["wassersteen"]) == 2
+    assert "expected slugs from: " in capsys.readouterr().err
+
+
+def test_every_module_with_a_package_of_its_name_is_a_slug():
+    bench = Path(command.__file__).parent
+    framework = {"records", "timing", "table", "machine", "page", "workload"}
+    assert not framework & set(command.slugs())
+    chapters = {file.stem for file in bench.glob("*.py")} - framework - {"__init__", "__main__"}
+    assert set(command.slugs()) == chapters
+
+
+def test_missing_peer_is_one_clear_line(monkeypatch, chapter, capsys):
+    def workloads(device):
+        import a_peer_that_is_not_installed  # noqa: F401
+
+    chapter()
+    monkeypatch.setattr(sys.modules["companion.bench.fake"], "workloads", workloads)
+    assert command.main(["fake"]) == 2
+    error = capsys.readouterr().err
+    assert "fake: No module named 'a_peer_that_is_not_installed'" in error
+    assert "make lab" in error
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_is_refused_where_there_is_none(chapter, capsys):
+    assert command.main(["fake", "--device", "cuda"]) == 2
+    assert "expected a CUDA device" in capsys.readouterr().err
+
+
+def test_machine_and_versions_are_those_of_this_process():
+    import psutil
+
+    assert f"{psutil.cpu_count()} cores" in machine("cpu")
+    found = versions()
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert found["torch"] == torch.__version__
+    assert "jupyterlab" not in found  # a dependency, but not imported here
+
+
+RECORD = Record(
+    slug="fake",
+    workload="work n=3",
+    peer="peer",
+    device="cpu",
+    ours_s=0.001234,
+    peer_s=0.0100,
+    ours_range_s=(0.0012, 0.0131),
+    peer_range_s=(0.00995, 0.0222),
+    ratio=statistics.median([8.1037]),
+    bar=4.0,
+    passed=True,
+    equal=True,
+    rounds=7,
+    threads=2,
+    machine="A processor, 2 cores",
+    versions={"python": "3.11.7"},
+    date="2026-01-02",
+)
+
+
+def test_cells_by_hand():
+    assert cells(RECORD) == (
+        "work n=3",
+        "peer",
+        "1.23 ms (1.2–13.1)",
+        "10 ms (9.95–22.2)",
+        "8.10×",
+        "≥ 4×",
+        "passed",
+    )
+    seconds = replace(RECORD, ours_s=12.34, ours_range_s=(12.0, 123.4), bar=None)
+    assert cells(seconds)[2] == "12.3 s (12–123)"
+    assert cells(seconds)[-2:] == ("–", "reported")
+    tiny = replace(RECORD, ours_s=2e-7, ours_range_s=(1e-7, 3e-7))
+    assert cells(tiny)[2] == "0.2 µs (0.1–0.3)"
+
+
+def test_terminal_table_is_aligned():
+    head, rule, first, second = terminal_table(
+        [RECORD, replace(RECORD, workload="a longer name")]
+    ).splitlines()
+    assert head.index("peer") == first.index("peer") == second.index("peer")
+    assert rule.startswith("─" * len("a longer name"))
+
+
+def test_records_survive_a_file(tmp_path):
+    write_records(tmp_path / "r.json", [RECORD])
+    (back,) = read_records([tmp_path / "r.json"])
+    assert back.ratio == RECORD.ratio
+    assert back.versions == RECORD.versions
+
+
+def test_another_file_is_named(tmp_path):
+    (tmp_path / "r.json").write_text('[{"slug": "x"}]')
+    with pytest.raises(ValueError, match=r"expected a list of bench records in .*r\.json"):
+        read_records([tmp_path / "r.json"])

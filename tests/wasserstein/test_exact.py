@@ -1,0 +1,187 @@
+"""Exact transport against POT, scipy and closed forms; every plan comes with its certificate."""
+
+import ot
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
+from torch.testing import assert_close
+
+from companion.wasserstein import Transport, exact_transport, solve_dual, solve_primal
+from tests.wasserstein.instances import generator, points, problem, weights
+
+
+def assert_certified(a, b, cost, result: Transport, tolerance: float = 1e-9) -> None:
+    """Marginals, dual feasibility, no gap, complementary slackness: together, optimality."""
+    scale = cost.abs().max().clamp_min(1e-300)
+    assert result.plan.min() >= 0
+    assert_close(result.plan.sum(1), a, atol=tolerance, rtol=0)
+    assert_close(result.plan.sum(0), b, atol=tolerance, rtol=0)
+    slack = (cost - result.f[:, None] - result.g) / scale
+    assert slack.min() > -1e-12
+    assert abs(result.cost - a @ result.f - b @ result.g) < tolerance * scale
+    assert (slack * result.plan).max() < tolerance
+    assert result.f[0] == 0
+
+
+@pytest.mark.parametrize("zeros", [0, 2])
+@pytest.mark.parametrize(("n", "m"), [(3, 4), (5, 3), (13, 17), (60, 45)])
+def test_value_is_pots(n, m, zeros):
+    a, b, cost = problem(n, m, seed=n, zeros=zeros)
+    result = exact_transport(a, b, cost)
+    assert_certified(a, b, cost, result)
+    assert abs(result.cost - ot.emd2(a.numpy(), b.numpy(), cost.numpy())) < 1e-12
+
+
+def test_value_is_the_two_linear_programs():
+    a, b, cost = problem(11, 7)
+    result = exact_transport(a, b, cost)
+    f, g = solve_dual(a, b, cost)
+    assert abs(result.cost - (solve_primal(a, b, cost) * cost).sum()) < 1e-10
+    assert abs(result.cost - a @ f - b @ g) < 1e-10
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1)])
+def test_one_point_sends_everything(shape):
+    a, b = weights(shape[0], seed=0), weights(shape[1], seed=1)
+    cost = points(*shape, seed=2)
+    result = exact_transport(a, b, cost)
+    assert_certified(a, b, cost, result)
+    assert_close(result.plan, a[:, None] * b)
+
+
+def test_uniform_weights_are_an_assignment():
+    cost = points(30, 30, seed=1)  # of any sign
+    uniform = torch.full((30,), 1 / 30, dtype=torch.float64)
+    rows, columns = linear_sum_assignment(cost.numpy())
+    result = exact_transport(uniform, uniform, cost)
+    assert_certified(uniform, uniform, cost, result)
+    assert_close(result.plan[rows, columns], uniform)
+
+
+@pytest.mark.parametrize("zeros", [1, 5])
+def test_potentials_are_feasible_where_weights_are_zero(zeros):
+    a, b, cost = problem(9, 8, seed=6, zeros=zeros)
+    result = exact_transport(a, b, cost)
+    assert_certified(a, b, cost, result)
+    assert (result.plan[:zeros] == 0).all()
+    # And as large as can be: each is tight somewhere.
+    assert_close((cost - result.f[:, None] - result.g).amin(1), torch.zeros(9).double())
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+def test_units_of_cost_and_mass_do_not_matter(scale):
+    a, b, cost = problem(13, 11, seed=2)
+    result = exact_transport(a, b, cost * scale)
+    assert_certified(a, b, cost * scale, result)
+    expected = ot.emd2(a.numpy(), b.numpy(), cost.numpy())
+    assert abs(result.cost / scale - expected) < 1e-9
+    heavy = exact_transport(a * scale, b * scale, cost)
+    assert abs(heavy.cost / scale - expected) < 1e-9
+
+
+def test_ties_everywhere():
+    a, b = weights(40, seed=0), weights(30, seed=1)
+    for cost in (torch.ones(40, 30).double(), torch.zeros(40, 30).double()):
+        assert_certified(a, b, cost, exact_transport(a, b, cost))
+    grid = torch.arange(40.0).double()
+    cost = (grid[:, None] - grid[:30]).abs()  # integer costs: many optimal plans
+    result = exact_transport(a, b, cost)
+    assert_certified(a, b, cost, result)
+    steps = torch.zeros(40).double()
+    steps[:30] = b
+    assert abs(result.cost - (a - steps).cumsum(0).abs().sum()) < 1e-9
+
+
+def test_many_points_need_several_rounds_and_stay_exact():
+    generator_ = generator(0)
+    a = torch.rand(300, generator=generator_).double()
+    b = torch.rand(200, generator=generator_).double() ** 4  # uneven: the first guess is poor
+    cost = torch.rand(300, 200, generator=generator_).double()
+    a, b = a / a.sum(), b / b.sum()
+    result = exact_transport(a, b, cost)
+    assert_certified(a, b, cost, result)
+    assert abs(result.cost - ot.emd2(a.numpy(), b.numpy(), cost.numpy())) < 1e-12
+
+
+def test_a_poor_choice_of_first_pairs_is_repaired(monkeypatch):
+    monkeypatch.setattr("companion.wasserstein.exact.PAIRS_PER_POINT", 1)
+    a, b, cost = problem(60, 45, seed=1)
+    result = exact_transport(a, b, cost)
+    assert_certified(a, b, cost, result)
+    assert abs(result.cost - ot.emd2(a.numpy(), b.numpy(), cost.numpy())) < 1e-12
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+def test_dtype_device_and_strides(dtype, atol, device):
+    a, b, cost = problem(7, 5)
+    expected = ot.emd2(a.numpy(), b.numpy(), cost.numpy())
+    a, b, cost = (t.to(device, dtype) for t in (a, b, cost))
+    strided = cost.mT.contiguous().mT
+    result = exact_transport(a.repeat_interleave(2)[::2], b, strided)
+    for tensor in result:
+        assert (tensor.dtype, tensor.device) == (dtype, cost.device)
+    assert abs(result.cost - expected) < atol * 10
+
+
+def test_gradient_of_the_value_is_the_plan():
+    a, b, cost = problem(5, 4)
+    cost.requires_grad_()
+    result = exact_transport(a, b, cost)
+    (gradient,) = torch.autograd.grad(result.cost, cost)
+    assert_close(gradient, result.plan)
+    assert not result.plan.requires_grad
+    step = 1e-6 * points(5, 4, seed=9)
+    change = exact_transport(a, b, cost.detach() + step).cost - result.cost
+    assert_close((gradient * step).sum(), change.detach(), atol=1e-12, rtol=1e-6)
+
+
+clouds = st.integers(0, 2**31)
+
+
+@settings(max_examples=25)
+@given(seed=clouds, n=st.integers(2, 12), d=st.integers(1, 3))
+def test_translation_costs_its_squared_length(seed, n, d):
+    x, shift, a = points(n, d, seed=seed), points(1, d, seed=seed + 1), weights(n, seed=seed)
+    cost = (x[:, None] - (x + shift)).square().sum(-1)
+    assert abs(exact_transport(a, a, cost).cost - shift.square().sum()) < 1e-9
+
+
+@settings(max_examples=25)
+@given(seed=clouds, n=st.integers(2, 12))
+def test_relabelled_points_cost_nothing_and_the_plan_is_the_permutation(seed, n):
+    x, a = points(n, 2, seed=seed), weights(n, seed=seed)
+    order = torch.randperm(n, generator=generator(seed))
+    result = exact_transport(a, a[order], (x[:, None] - x[order]).norm(dim=-1))
+    assert abs(result.cost) < 1e-12
+    assert_close(result.plan[order, torch.arange(n)], a[order])
+
+
+@settings(max_examples=25)
+@given(seed=clouds, d=st.integers(1, 3))
+def test_between_gaussians_it_is_bures(seed, d):
+    # Whitened samples and a positive map S: x → S x is a gradient of a convex function, hence
+    # optimal, and W₂² is Bures' distance between the covariances I and S².
+    x = points(20, d, seed=seed)
+    x = x - x.mean(0)
+    x = torch.linalg.solve_triangular(torch.linalg.cholesky(x.mT @ x / 20), x.mT, upper=False).mT
+    root = points(d, d, seed=seed + 1)
+    s = root @ root.mT + torch.eye(d)
+    uniform = torch.full((20,), 1 / 20, dtype=torch.float64)
+    cost = (x[:, None] - x @ s).square().sum(-1)
+    bures = torch.trace(torch.eye(d) + s @ s - 2 * s)
+    assert_close(exact_transport(uniform, uniform, cost).cost, bures, atol=1e-9, rtol=1e-9)
+
+
+@settings(max_examples=25)
+@given(seed=clouds, n=st.integers(2, 9))
+def test_it_is_a_distance_when_the_cost_is(seed, n):
+    x = points(n, 2, seed=seed)
+    distance = (x[:, None] - x).norm(dim=-1)
+    a, b, c = (weights(n, seed=seed + k) for k in range(3))
+    ab, ba = exact_transport(a, b, distance).cost, exact_transport(b, a, distance).cost
+    ac, cb = exact_transport(a, c, distance).cost, exact_transport(c, b, distance).cost
+    assert abs(ab - ba) < 1e-12
+    assert ab <= ac + cb + 1e-12
+    assert exact_transport(a, a, distance).cost < 1e-12
