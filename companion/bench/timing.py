@@ -1,6 +1,7 @@
 """Timing two functions fairly: equal results first, then turn and turn about.
 
 The two take turns so that a machine that slows down slows both; who begins changes each round.
+A pause before each turn lets the threads of the other side go to sleep.
 The median of the rounds is compared: one round disturbed by another process moves it little.
 """
 
@@ -20,6 +21,7 @@ __all__ = ["Comparison", "compare", "limited_threads"]
 
 ROUNDS = 7
 ROUND_S = 0.05  # a round repeats a short call until it lasts about this long
+SETTLE_S = 0.2  # the idle threads of a BLAS or OpenMP spin for a while, and would take a core
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ def _repeats(call: Callable[[], object], device: str) -> int:
 
 def _seconds(call: Callable[[], object], repeats: int, device: str) -> float:
     _wait_for(device)
+    time.sleep(SETTLE_S)
     start = time.perf_counter()
     for _ in range(repeats):
         call()

@@ -187,7 +187,7 @@ def _transport(
     a: Tensor, b: Tensor, cost: Tensor, f: Tensor, g: Tensor, epsilon: float
 ) -> Transport:
     plan = a[..., :, None] * b[..., None, :] * gibbs_kernel(f, g, cost, epsilon)
-    total = torch.einsum("...nm,...nm->...", plan, cost)
+    total = torch.linalg.vecdot(plan.flatten(-2), cost.flatten(-2))
     return Transport(plan, total, f - f[..., :1], g + f[..., :1])
 
 
