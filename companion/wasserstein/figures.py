@@ -171,9 +171,12 @@ def draw_potential(
     below.add_collection(
         LineCollection(np.stack([points[:-1], points[1:]], axis=1), colors=colors, lw=2.5)
     )
-    for color, text in ((GREEN, "slope +1: sand moves left"), (RED, "slope −1: sand moves right")):
+    directions = {"rises: sand moves left": GREEN, "falls: sand moves right": RED, "flat": GREY}
+    for text, color in directions.items():
         below.plot([], [], color=color, lw=2.5, label=text)
-    below.legend(frameon=False, loc="lower left", fontsize=9)
+    figure.legend(
+        *below.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9
+    )
     span = float(places_U[-1] - places_U[0])
     below.set(xlabel="place", ylabel="potential $f$", ylim=(-0.62 * span, 0.62 * span))
     below.set(xlim=(edges[0], edges[-1]))
@@ -266,7 +269,7 @@ def draw_image_rows(rows: dict[str, Float[Tensor, "N 1 H W"]]) -> Figure:
     """Grey images in rows, each row with its title."""
     columns = max(len(images) for images in rows.values())
     figure, grid = plt.subplots(
-        len(rows), columns, figsize=(0.72 * columns, 0.9 * len(rows)), squeeze=False
+        len(rows), columns, figsize=(0.72 * columns, 1.05 * len(rows)), squeeze=False
     )
     for line, (title, images) in zip(grid, rows.items(), strict=True):
         for axes in line:
@@ -274,5 +277,5 @@ def draw_image_rows(rows: dict[str, Float[Tensor, "N 1 H W"]]) -> Figure:
         for axes, image in zip(line, images, strict=False):
             axes.imshow(image[0].cpu(), cmap="gray_r", vmin=0, vmax=1)
         line[0].set_title(title, fontsize=10, loc="left")
-    figure.tight_layout(pad=0.3)
+    figure.tight_layout(pad=0.3, h_pad=1.0)
     return figure

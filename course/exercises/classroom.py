@@ -38,7 +38,10 @@ STUDENT_NAME = re.compile(r"[\w.@][\w.@ -]*")
 HIDDEN_TESTS = re.compile(r"^ *### BEGIN HIDDEN TESTS.*?^ *### END HIDDEN TESTS\n?", re.M | re.S)
 SOLUTION_MARKS = re.compile(r"^ *(###|<!--) (BEGIN|END) SOLUTION( -->)?\n?", re.M)
 
-STOPPED = ("CellTimeoutError", "Stopped")  # grading.py leaves one of these in such a cell
+STOPPED = (
+    "CellTimeoutError",
+    "Stopped",
+)  # grading.py leaves one of these in such a cell
 
 
 def settings(root: Path, slug: str, *, student: str = "*", timeout: int | None = None) -> Config:
@@ -160,7 +163,10 @@ def grade(root: Path, slug: str, students: list[str], *, timeout: int | None) ->
     release(root, slug, record=True)
     jobs = os.cpu_count() or 1
     with ProcessPoolExecutor(
-        jobs, get_context("spawn"), initializer=log_all_to, initargs=(root / "grading.log",)
+        jobs,
+        get_context("spawn"),
+        initializer=log_all_to,
+        initargs=(root / "grading.log",),
     ) as pool:
         futures = {s: pool.submit(grade_one, root, slug, s, timeout) for s in students}
         graded = []

@@ -19,7 +19,10 @@ def expect(what, came, expected, *, hint, tol=1e-5):
     try:
         got = torch.as_tensor(came).detach().to(torch.float64)
     except (TypeError, ValueError, RuntimeError):
-        not_yet(f"numbers of shape {tuple(want.shape)}", f"{type(came).__name__} {came!r:.60}")
+        not_yet(
+            f"numbers of shape {tuple(want.shape)}",
+            f"{type(came).__name__} {came!r:.60}",
+        )
     if got.shape != want.shape:
         not_yet(f"shape {tuple(want.shape)}", f"shape {tuple(got.shape)}")
     wrong = ~torch.isclose(got, want, rtol=tol, atol=tol)

@@ -54,7 +54,10 @@ def score_row(book: Gradebook, slug: str, one: Graded, tasks: list[str], most: f
             g.name: g for g in grades if g.auto_score is not None or g.manual_score is not None
         }
         row |= {task_name(name): f"{g.score:g}" for name, g in marked.items()}
-        total, to_mark = f"{sum(g.score for g in marked.values()):g}", len(tasks) - len(marked)
+        total, to_mark = (
+            f"{sum(g.score for g in marked.values()):g}",
+            len(tasks) - len(marked),
+        )
     row |= {"total": total, "of": f"{most:g}", "to mark": to_mark}
     return row | {"problem": one.problem, "note": one.note}
 

@@ -48,5 +48,9 @@ c.Autograde.autograde_preprocessors = [
 c.ExecuteAll.timeout = 30
 c.ExecuteAll.total_timeout = 300
 # A student sees the verdict of a hidden test, not its text.
-c.GenerateFeedback.preprocessors = [GetGrades, ClearHiddenTests, CSSHTMLHeaderPreprocessor]
+c.GenerateFeedback.preprocessors = [
+    GetGrades,
+    ClearHiddenTests,
+    CSSHTMLHeaderPreprocessor,
+]
 c.GenerateFeedback.exporter_class = feedback_page.OfflinePage
