@@ -203,6 +203,16 @@ def install(root, venv, log, lock=None):
     wanted = pip_part((root / "environment.yml").read_text("utf-8"))
     run([*pip, *locked, "--no-build-isolation", *wanted], log, lock)
     run([*pip, *locked, "--no-deps", *WITHOUT_DEPENDENCIES], log, lock)
+    keep_lab_offline(venv)
+
+
+def keep_lab_offline(venv):
+    """JupyterLab would ask readers about news, and another host about updates."""
+    settings = venv / "share" / "jupyter" / "lab" / "settings"
+    settings.mkdir(parents=True, exist_ok=True)
+    quiet = {"checkForUpdates": False, "fetchNews": "false"}
+    overrides = {"@jupyterlab/apputils-extension:notification": quiet}
+    (settings / "overrides.json").write_text(json.dumps(overrides), "utf-8")
 
 
 def set_up(root, venv, lock):

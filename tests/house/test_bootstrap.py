@@ -1,6 +1,7 @@
 """Set-up: runs once and again when its inputs change, is never half done, fails with one line."""
 
 import ast
+import json
 import os
 import shutil
 import signal
@@ -284,3 +285,10 @@ def test_interrupted_then_without_network(house: Path) -> None:
     assert again.stderr.startswith("set-up: no network: the package index could not be reached")
     assert again.stderr.count("\n") == 1
     assert bootstrap.read_stamp(house / ".venv") is None
+
+
+def test_lab_asks_no_other_host_for_news(house: Path, pip_calls: list[list[str]]) -> None:
+    bootstrap.set_up(house, house / ".venv", None)
+    overrides = house / ".venv" / "share" / "jupyter" / "lab" / "settings" / "overrides.json"
+    notification = json.loads(overrides.read_text())["@jupyterlab/apputils-extension:notification"]
+    assert notification == {"checkForUpdates": False, "fetchNews": "false"}
