@@ -14,7 +14,12 @@ from companion.bench.table import HEADINGS, cells
 
 __all__ = ["main", "measured_page"]
 
+# The front matter gives the wide table the room of the page's own contents list.
 _INTRODUCTION = """\
+---
+html_theme.sidebar_secondary.remove: true
+---
+
 # Measured results
 
 How fast `companion` is beside the libraries of the field, on the machines named below.
@@ -45,6 +50,8 @@ def measured_page(records: Sequence[Record]) -> str:
             f"{_markdown_table(rows)}\n\n"
             f"Versions: {versions}.\n"
         )
+    if all(record.device != "cuda" for record in records):
+        parts.append("No GPU has been measured yet.\n")
     return "\n".join(parts)
 
 

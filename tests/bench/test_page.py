@@ -29,6 +29,12 @@ def test_a_differing_result_is_shown():
     assert "| work n=3 | peer | – | – | – | ≥ 4× | results differ |" in page
 
 
+def test_page_says_so_while_no_gpu_was_measured():
+    on_gpu = replace(RECORD, device="cuda")
+    assert "No GPU has been measured yet." in measured_page([RECORD])
+    assert "No GPU" not in measured_page([RECORD, on_gpu])
+
+
 def test_command_writes_the_page(tmp_path):
     write_records(tmp_path / "fake-cpu.json", [RECORD])
     assert main([str(tmp_path / "measured.md"), str(tmp_path / "fake-cpu.json")]) == 0
