@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from companion.bench import Record, Workload, timing
 from companion.bench import __main__ as command
@@ -76,6 +77,19 @@ def test_short_calls_are_repeated_and_long_ones_are_not(clock):
     assert result.ours_s == pytest.approx([0.001] * 7)
 
 
+def test_the_pause_comes_before_the_clock_is_read(clock, monkeypatch):
+    pauses = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        clock.now += seconds
+
+    monkeypatch.setattr(timing.time, "sleep", sleep)
+    result = compare(workload(clock, 0.25, 1.0))
+    assert pauses == [timing.SETTLE_S] * 2 * 8
+    assert result.ours_s == pytest.approx([0.25] * 7)
+
+
 def test_calls_too_short_for_the_clock_are_repeated_a_finite_number_of_times(clock):
     compare(workload(clock, 0.0, 1.0, ours=lambda: "ours", theirs=clock.work("theirs", 1.0)))
     assert clock.log.count("theirs") == 2 + 7
@@ -88,9 +102,9 @@ def test_unequal_results_are_not_timed(clock):
     assert clock.log == ["ours", "theirs"]
 
 
-def test_one_slow_round_does_not_move_the_median(clock):
+def test_one_slow_and_one_fast_round_do_not_move_the_median(clock):
     def seconds():
-        yield from (1.0, 1.0, 1.0, 50.0)
+        yield from (1.0, 1.0, 1.0, 50.0, 0.02)
         while True:
             yield 1.0
 
@@ -102,6 +116,7 @@ def test_one_slow_round_does_not_move_the_median(clock):
 
     result = compare(workload(clock, 0, 1.0, ours=disturbed))
     assert max(result.ours_s) == 50.0
+    assert min(result.ours_s) == pytest.approx(0.02)
     assert result.ratio == pytest.approx(1.0)
 
 
@@ -121,10 +136,13 @@ def test_collector_rests_while_the_clock_runs(clock):
 
 
 def test_threads_are_limited_and_put_back():
-    before = torch.get_num_threads()
+    before, pools = torch.get_num_threads(), threadpool_info()
     with limited_threads(before + 1):
         assert torch.get_num_threads() == before + 1
+    with threadpool_limits(2), limited_threads(1):
+        assert {pool["num_threads"] for pool in threadpool_info()} == {1}
     assert torch.get_num_threads() == before
+    assert threadpool_info() == pools
 
 
 @pytest.mark.gpu
@@ -153,6 +171,7 @@ def chapter(monkeypatch, clock):
     ("ours", "options", "status", "word"),
     [
         (0.25, {}, 0, "passed"),
+        (0.5, {}, 0, "passed"),  # the bar is 2, and exactly met
         (0.75, {}, 1, "missed"),
         (0.75, {"bar": None}, 0, "reported"),
         (0.25, {"equal": lambda a, b: False}, 1, "results differ"),
@@ -182,6 +201,36 @@ def test_records_hold_every_promised_field(chapter, clock, tmp_path):
     assert first["rounds"] >= 5
     assert first["threads"] == 2
     assert first["versions"]["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_device_reaches_the_workloads_and_the_clock(chapter, clock, monkeypatch, device):
+    from companion.bench.timing import Comparison
+
+    seen = []
+    chapter()
+    module = sys.modules["companion.bench.fake"]
+    module.workloads = lambda device: seen.append(device) or [workload(clock, 0.5, 1.0)]
+    monkeypatch.setattr(
+        timing, "compare", lambda _, device: seen.append(device) or Comparison(equal=False)
+    )
+    monkeypatch.setattr(command, "machine", lambda device: seen.append(device) or "A machine")
+    command._measure("fake", device)
+    assert seen == [device] * 3
+
+
+def test_record_keeps_medians(clock, chapter, monkeypatch):
+    rounds = timing.Comparison(True, ours_s=(9.0, 1.0, 2.0), peer_s=(8.0, 90.0, 7.0))
+    threads = []
+    monkeypatch.setattr(command, "THREADS", 3)
+    monkeypatch.setattr(
+        timing, "compare", lambda *_, **__: threads.append(torch.get_num_threads()) or rounds
+    )
+    chapter(workload(clock, 0.5, 1.0))
+    (record,) = command._measure("fake", "cpu")
+    assert threads == [3] == [record.threads]
+    assert (record.ours_s, record.peer_s, record.ratio) == (2.0, 8.0, 4.0)
+    assert (record.ours_range_s, record.peer_range_s) == ((1.0, 9.0), (7.0, 90.0))
 
 
 def test_unknown_slug_names_the_known_ones(capsys):

@@ -98,6 +98,41 @@ def test_a_failing_cell_leaves_the_file_alone(tmp_path: Path, source: str, messa
     assert [file.name for file in tmp_path.iterdir()] == ["failing.ipynb"]
 
 
+def test_a_full_disk_leaves_the_file_alone(tmp_path: Path, monkeypatch) -> None:
+    path = save(tmp_path / "chapter.ipynb", "print(1)")
+    before = path.read_bytes()
+
+    def full_disk(file: Path, text: str, **_: object) -> None:
+        file.write_bytes(text[:10].encode())
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        execute.make_chapter(path, run=False)
+    assert path.read_bytes() == before
+
+
+def test_cells_run_in_the_chapters_folder(tmp_path: Path) -> None:
+    (tmp_path / "beside.txt").write_text("found")
+    path = save(tmp_path / "chapter.ipynb", "print(open('beside.txt').read())")
+    execute.make_chapter(path, run=True)
+    assert nbformat.read(path, as_version=4).cells[1].outputs[0].text == "found\n"
+
+
+def test_a_cell_that_hangs_is_stopped(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(execute, "TIMEOUT", 1)
+    path = save(tmp_path / "chapter.ipynb", "import time\ntime.sleep(20)")
+    with pytest.raises(execute.CellTimeoutError):
+        execute.make_chapter(path, run=True)
+
+
+@pytest.mark.parametrize("used", [(1.0, 1.0), (91.0, 1.0), (1.0, 4.1)])
+def test_a_chapter_over_its_budget_is_told(tmp_path: Path, monkeypatch, used) -> None:
+    monkeypatch.setattr(execute, "execute", lambda notebook, folder: used)
+    line = execute.make_chapter(save(tmp_path / "chapter.ipynb", "1"), run=True)
+    assert line.startswith("OVER BUDGET") == (used != (1.0, 1.0))
+
+
 def test_a_large_file_is_not_written(tmp_path: Path) -> None:
     path = save(tmp_path / "large.ipynb", f"print('x' * {execute.BYTES})")
     before = path.read_bytes()

@@ -124,6 +124,39 @@ def test_the_quicker_of_two_builders_is_kept(build):
     assert (folder / "weights.bin").read_bytes() == b"weights" * 1000
 
 
+def test_a_build_happens_beside_its_place(build):
+    """Elsewhere could be another disk, and a folder is not renamed from one disk to another."""
+    places = []
+    built_folder("model", SOURCE, lambda folder: places.append(folder) or build(folder))
+    assert places[0].is_relative_to(cache_root())
+
+
+@pytest.mark.parametrize("other_is_sound", [True, False])
+def test_a_place_taken_at_the_last_moment(build, monkeypatch, other_is_sound):
+    rename = Path.rename
+
+    def late(path: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "rename", rename)
+        if other_is_sound:
+            built_folder("model", SOURCE, build)
+        else:
+            (target / "stranger").mkdir(parents=True)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    if other_is_sound:
+        folder = built_folder("model", SOURCE, build)
+        assert (folder / "weights.bin").read_bytes() == b"weights" * 1000
+    else:
+        with pytest.raises(OSError, match="cannot write the cache"):
+            built_folder("model", SOURCE, build)
+
+
+def test_tilde_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("COMPANION_CACHE", "~/somewhere")
+    assert cache_root() == Path.home() / "somewhere"
+
+
 def test_unwritable_cache_names_the_variable(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("COMPANION_CACHE", str(tmp_path / "file"))

@@ -49,6 +49,28 @@ def test_test_ends_with_the_chapters_and_leaves_nothing_out() -> None:
     assert places == sorted(places)
 
 
+def test_the_tests_leave_no_way_out() -> None:
+    """Strict nbval on every chapter, all unit tests and doctests, and no error is ignored."""
+    commands = make("--dry-run", "test").stdout
+    chapters = sorted(f"course/{path.name}" for path in (ROOT / "course").glob("[0-9]*_*.ipynb"))
+    strict = f"--nbval {' '.join(chapters)} --nbval-sanitize-with tests/course/nbval_sanitise.cfg"
+    assert strict in commands
+    assert 'pytest tests companion --doctest-modules -m "not browser"\n' in commands
+    pytests = [line for line in commands.splitlines() if " -m pytest " in line]
+    assert len(pytests) == 3
+    assert not any(re.search(r"[|;&]", line) for line in pytests)
+    recipes = re.findall(r"^\t(\S+)", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert [word for word in recipes if word.lstrip("@").startswith("-")] == []
+
+
+def test_the_site_is_served_to_this_machine_only() -> None:
+    assert "--bind 127.0.0.1" in make("--dry-run", "serve").stdout
+
+
+def test_clean_keeps_the_environment() -> None:
+    assert ".venv" not in make("--dry-run", "clean").stdout
+
+
 def test_lab_passes_flags_and_keeps_its_token_and_its_address() -> None:
     command = make("--dry-run", "lab", "LAB_FLAGS=--no-browser --port=8899").stdout
     assert "--ip=127.0.0.1" in command
@@ -63,15 +85,17 @@ def test_missing_python_is_told_in_one_line() -> None:
     assert done.stderr.startswith("set-up: no python-that-is-not-here here; install Python 3.11")
 
 
-def run_ci(folder: Path, *, chromium: bool, make_exits: int = 0) -> tuple[int, list[str]]:
+def run_ci(
+    folder: Path, *, chromium: bool, make_exits: int = 0, apt_exits: int = 0
+) -> tuple[int, list[str]]:
     """Exit code of .ci/run and the commands it gave, on a machine made of stand-ins."""
     (folder / "bin").mkdir()
     shutil.copytree(ROOT / ".ci", folder / ".ci")
     for tool in ("bash", "dirname", "env", "sh"):
         (folder / "bin" / tool).symlink_to(shutil.which(tool))
-    stand_ins = {"apt-get": 0, "make": make_exits, **({"chromium": 0} if chromium else {})}
+    stand_ins = {"apt-get": apt_exits, "make": make_exits, **({"chromium": 0} if chromium else {})}
     for tool, code in stand_ins.items():
-        script = f'#!/bin/sh\necho "{tool} $@" >> "$COMMANDS"\nexit {code}\n'
+        script = f'#!/bin/sh\necho "{tool} $@" >> "$COMMANDS"\n[ -d .ci ] || exit 99\nexit {code}\n'
         (folder / "bin" / tool).write_text(script, "utf-8")
         (folder / "bin" / tool).chmod(0o755)
     (folder / "bin" / "id").write_text("#!/bin/sh\necho 0\n", "utf-8")
@@ -79,7 +103,10 @@ def run_ci(folder: Path, *, chromium: bool, make_exits: int = 0) -> tuple[int, l
     log = folder / "commands"
     environment = {"PATH": str(folder / "bin"), "COMMANDS": str(log), "CI": "true"}
     command = ["bash", str(folder / ".ci" / "run")]
-    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, timeout=60)
+    elsewhere = folder / "bin"  # the script finds its project from wherever it is called
+    done = subprocess.run(
+        command, cwd=elsewhere, env=environment, stdin=subprocess.DEVNULL, timeout=60
+    )
     return done.returncode, log.read_text("utf-8").splitlines()
 
 
@@ -100,6 +127,12 @@ def test_ci_installs_nothing_twice(tmp_path: Path) -> None:
 
 def test_ci_fails_when_a_test_fails(tmp_path: Path) -> None:
     assert run_ci(tmp_path, chromium=True, make_exits=2)[0] == 2
+
+
+def test_ci_stops_when_chromium_cannot_be_installed(tmp_path: Path) -> None:
+    code, commands = run_ci(tmp_path, chromium=False, apt_exits=100)
+    assert code == 100
+    assert [command.split()[0] for command in commands] == ["apt-get"]
 
 
 def test_workflows_call_what_people_call() -> None:

@@ -102,6 +102,19 @@ def test_continued_run_equals_one_run(path, tmp_path):
     assert not equal(fresh.bits(), Run().bits())
 
 
+def test_history_comes_back_in_full_precision(path):
+    run = Run()
+    options = {"state": run.state, "checkpoint": path, "progress": False}
+    whole = fit(lambda i: i / 3, lambda i: i, steps=2, **options)
+    assert fit(lambda i: i / 3, lambda i: i, steps=2, **options) == whole == {"loss": [0, 1 / 3]}
+
+
+def test_bar_of_a_continued_run_begins_where_the_run_stopped(path, capsys):
+    Run().fit(3, path)
+    Run().fit(4, path, progress=True)
+    assert "4/4" in capsys.readouterr().err
+
+
 def test_finished_run_is_not_trained_again(path):
     run = Run()
     history = run.fit(3, path)
@@ -111,9 +124,8 @@ def test_finished_run_is_not_trained_again(path):
 
 
 def test_resume_false_starts_again(path):
-    first = Run().fit(3, path)
-    other = Run()
-    assert other.fit(3, path, resume=False) == first
+    Run().fit(5, path)  # a longer run: continued, it would be refused
+    assert Run().fit(3, path, resume=False) == Run().fit(3, None)
     assert read_checkpoint(path)["done"] == 3
 
 
@@ -181,6 +193,16 @@ def test_missing_tensor_is_named_and_the_model_left_alone(path):
     other = Run(width=5)
     other.state["second"] = nn.Linear(2, 2)
     refuse(other, path, r"does not fit this run: (?s:.*)Missing key.*bias")
+
+
+def test_model_is_put_back_when_its_optimizer_refuses(path):
+    """An optimizer raises a ValueError of its own, after the model was loaded."""
+    run = Run()
+    run.fit(2, path)
+    tree = read_checkpoint(path)
+    tree["state"]["adam"]["param_groups"] *= 2
+    write_checkpoint(path, tree)
+    refuse(Run(), path, r"does not fit this run: (?s:.*)parameter groups")
 
 
 def test_other_names_are_listed(path):

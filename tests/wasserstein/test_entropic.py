@@ -17,6 +17,7 @@ from companion.wasserstein import (
     sinkhorn,
     soft_c_transform,
 )
+from companion.wasserstein.entropic import scaling_iterations
 from tests.wasserstein.instances import generator, points, problem, weights
 
 HALF = torch.tensor([0.5, 0.5], dtype=torch.float64)
@@ -172,6 +173,15 @@ def test_masses_other_than_one():
     one = sinkhorn(a, b, cost, epsilon=0.1, tol=1e-10)
     ten = sinkhorn(10 * a, 10 * b, cost, epsilon=0.1, tol=1e-9)
     assert_close(ten.plan, 10 * one.plan, atol=1e-8, rtol=0)
+
+
+def test_iteration_stops_where_the_tolerance_is_met():
+    a, b, cost = problem(11, 7)
+    _, _, error, used = scaling_iterations(a, b, cost, 0.5, tol=1e-3, max_iter=1000)
+    assert error < 1e-3
+    assert 0 < used < 100
+    _, _, error, _ = scaling_iterations(a, b, cost, 0.5, tol=0, max_iter=used - 1)
+    assert error >= 1e-3
 
 
 def test_the_warning_names_error_and_iterations_and_a_converged_run_is_silent():
