@@ -41,6 +41,15 @@ def test_command_writes_the_page(tmp_path):
     assert (tmp_path / "measured.md").read_text(encoding="utf-8") == measured_page([RECORD])
 
 
+def test_command_reads_every_file_in_the_order_of_their_names(tmp_path):
+    for name in ("later", "early"):
+        write_records(tmp_path / f"{name}.json", [replace(RECORD, slug=name)])
+    files = [str(tmp_path / f"{name}.json") for name in ("later", "early")]
+    assert main([str(tmp_path / "measured.md"), *files]) == 0
+    page = (tmp_path / "measured.md").read_text(encoding="utf-8")
+    assert 0 < page.index("## early on CPU") < page.index("## later on CPU")
+
+
 def test_no_records_no_page():
     with pytest.raises(ValueError, match="at least one record"):
         measured_page([])
