@@ -70,5 +70,7 @@ def test_a_chapter_has_mathematics(visited, page):
 
 def test_search_finds_a_word_of_a_chapter(view, site_url):
     page = open_page(view("light", 1280), f"{site_url}/search.html?q=Lipschitz")
-    page.locator("#search-results li a").first.wait_for()
+    found = page.locator('#search-results li a[href^="02_wasserstein.html"]').first
+    found.wait_for(timeout=60_000)
+    assert found.is_visible()
     page.close()
