@@ -38,6 +38,7 @@ def fit(
     checkpoint: Path | str | None = None,
     checkpoint_every: int = 100,
     resume: bool = True,
+    save: bool = True,
     progress: bool = True,
 ) -> History:
     """Run ``step(batches(i))`` for i = 0 … steps−1 and return what every step measured.
@@ -59,6 +60,8 @@ def fit(
         checkpoint: File to save to and to continue from (safetensors).
         checkpoint_every: Steps between two saves.
         resume: False starts from step 0 and overwrites ``checkpoint``.
+        save: False continues from ``checkpoint`` and never writes it: of several processes that
+            train one model, one writes and all continue from its file.
         progress: Show a bar on standard error.
 
     Returns:
@@ -92,7 +95,8 @@ def fit(
             run.record(step(batches(i)))
             if bar.update():
                 bar.set_postfix({name: float(row[-1]) for name, row in run.history.items()})
-            if checkpoint is not None and (run.done % checkpoint_every == 0 or run.done == steps):
+            due = run.done % checkpoint_every == 0 or run.done == steps
+            if checkpoint is not None and save and due:
                 run.save(checkpoint)
     return run.measured()
 

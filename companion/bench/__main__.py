@@ -95,6 +95,7 @@ def _record(workload: Workload, result: "Comparison", setting: dict[str, Any]) -
         passed=timed and (workload.bar is None or result.ratio >= workload.bar),
         equal=result.equal,
         rounds=len(ours),
+        baseline_s=statistics.median(result.baseline_s) if result.baseline_s else None,
         **setting,
     )
 

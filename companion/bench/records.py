@@ -33,6 +33,8 @@ class Record:
     machine: str
     versions: dict[str, str]
     date: str
+    baseline_s: float | None = None
+    """Where the times are overheads: what was taken from both, the median of the baseline."""
 
 
 def write_records(path: Path | str, records: Iterable[Record]) -> None:

@@ -12,7 +12,7 @@ HEADINGS = ("workload", "peer", "ours", "peer's", "ratio", "bar", "result")
 def cells(record: Record) -> tuple[str, ...]:
     """The words of one line, in the order of ``HEADINGS``."""
     return (
-        record.workload,
+        record.workload + _over(record),
         record.peer,
         _time(record.ours_s, record.ours_range_s),
         _time(record.peer_s, record.peer_range_s),
@@ -35,17 +35,23 @@ def _time(median: float | None, spread: tuple[float, float] | None) -> str:
     """Median with fastest and slowest round, in one unit and three digits: 1.23 ms (1.20–1.31)."""
     if median is None or spread is None:
         return "–"
-    scale, unit = next(
-        (scale, unit)
-        for scale, unit in ((1, "s"), (1e3, "ms"), (1e6, "µs"))
-        if _fits(median, scale)
-    )
+    scale, unit = _unit(median)
     low, high = (_digits(second * scale) for second in spread)
     return f"{_digits(median * scale)} {unit} ({low}–{high})"
 
 
-def _fits(seconds: float, scale: float) -> bool:
-    return seconds * scale >= 1 or scale == 1e6
+def _over(record: Record) -> str:
+    """What the times are beyond, if they are overheads."""
+    if record.baseline_s is None:
+        return ""
+    scale, unit = _unit(record.baseline_s)
+    return f" (overhead over {_digits(record.baseline_s * scale)} {unit})"
+
+
+def _unit(seconds: float) -> tuple[float, str]:
+    """The largest unit of which there is at least one."""
+    units = ((1, "s"), (1e3, "ms"), (1e6, "µs"))
+    return next((unit for unit in units if seconds * unit[0] >= 1), units[-1])
 
 
 def _digits(value: float) -> str:

@@ -3,9 +3,12 @@
 The two take turns so that a machine that slows down slows both; who begins changes each round.
 A pause before each turn lets the threads of the other side go to sleep.
 The median of the rounds is compared: one round disturbed by another process moves it little.
+An overhead is a small difference of large times, so it takes more rounds; a round's baseline is
+measured between the two sides, and subtracted in that round, before any median.
 """
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -20,24 +23,28 @@ from companion.bench.workload import Workload
 __all__ = ["Comparison", "compare", "limited_threads"]
 
 ROUNDS = 7
+OVERHEAD_ROUNDS = 21
 ROUND_S = 0.05  # a round repeats a short call until it lasts about this long
 SETTLE_S = 0.2  # the idle threads of a BLAS or OpenMP spin for a while, and would take a core
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Seconds per call, one per round; both empty when the results differed."""
+    """Seconds per call, one per round; all empty when the results differed."""
 
     equal: bool
     ours_s: tuple[float, ...] = ()
     peer_s: tuple[float, ...] = ()
+    baseline_s: tuple[float, ...] = ()
+    """Already taken from the other two; empty where there is no baseline."""
 
     @property
     def ratio(self) -> float | None:
-        """Median of the peer ÷ median of ours."""
+        """Median of the peer ÷ median of ours; infinite where our overhead is not measurable."""
         if not self.equal:
             return None
-        return statistics.median(self.peer_s) / statistics.median(self.ours_s)
+        ours_s = statistics.median(self.ours_s)
+        return statistics.median(self.peer_s) / ours_s if ours_s > 0 else math.inf
 
 
 def compare(workload: Workload, *, device: str = "cpu") -> Comparison:
@@ -56,12 +63,18 @@ def compare(workload: Workload, *, device: str = "cpu") -> Comparison:
     if not workload.equal(workload.ours(), workload.theirs()):
         return Comparison(equal=False)
     sides = {"ours_s": workload.ours, "peer_s": workload.theirs}
+    if workload.baseline is not None:
+        sides = {"ours_s": workload.ours, "baseline_s": workload.baseline} | sides
     repeats = {name: _repeats(call, device) for name, call in sides.items()}
     times: dict[str, list[float]] = {name: [] for name in sides}
     with _collector_off():
-        for turn in range(ROUNDS):
+        for turn in range(OVERHEAD_ROUNDS if workload.baseline is not None else ROUNDS):
             for name in sides if turn % 2 == 0 else reversed(sides):
                 times[name].append(_seconds(sides[name], repeats[name], device))
+    if workload.baseline is not None:
+        for name in ("ours_s", "peer_s"):
+            pairs = zip(times[name], times["baseline_s"], strict=True)
+            times[name] = [whole - baseline for whole, baseline in pairs]
     return Comparison(True, **{name: tuple(rounds) for name, rounds in times.items()})
 
 

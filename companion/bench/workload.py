@@ -24,3 +24,6 @@ class Workload:
     """Whether the results of ``ours`` and ``theirs`` agree; asked before anything is timed."""
     bar: float | None = None
     """The least ratio peer ÷ ours that is good enough; None to report only."""
+    baseline: Callable[[], object] | None = None
+    """What both sides do besides, such as a layer that both extend. It is timed in the same turns,
+    and its time is taken from theirs and ours: what is compared is the overhead over it."""

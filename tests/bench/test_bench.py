@@ -26,6 +26,7 @@ class Clock:
         self.now = 0.0
         self.log: list[str] = []
         monkeypatch.setattr(timing.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(timing.time, "sleep", lambda seconds: None)
 
     def work(self, name: str, seconds: float):
         def call() -> str:
@@ -93,6 +94,67 @@ def test_the_pause_comes_before_the_clock_is_read(clock, monkeypatch):
 def test_calls_too_short_for_the_clock_are_repeated_a_finite_number_of_times(clock):
     compare(workload(clock, 0.0, 1.0, ours=lambda: "ours", theirs=clock.work("theirs", 1.0)))
     assert clock.log.count("theirs") == 2 + 7
+
+
+def test_an_overhead_is_what_both_take_beyond_the_baseline(clock):
+    """The baseline doubles from round to round, and goes out of each round's times."""
+    base_s = [0.0]
+    work = clock.work("baseline", 0.0)
+
+    def baseline() -> str:
+        clock.now += base_s[0]
+        return work()
+
+    def beyond(name: str, seconds: float):
+        return lambda: baseline() and clock.work(name, seconds)()
+
+    sides = {"ours": beyond("ours", 2.0), "theirs": beyond("theirs", 5.0)}
+    base_s[0] = 10.0
+    result = compare(workload(clock, 0, 0, **sides, baseline=baseline))
+    assert result.ours_s == pytest.approx([2.0] * 21)
+    assert result.peer_s == pytest.approx([5.0] * 21)
+    assert result.baseline_s == pytest.approx([10.0] * 21)
+    assert result.ratio == pytest.approx(2.5)
+
+
+def test_a_baseline_is_subtracted_in_its_own_round(clock):
+    """A machine that slows down from round to round: the overheads stay what they are."""
+    rounds = [0]
+
+    def baseline() -> str:
+        clock.now += 1.0 + rounds[0] / 3
+        rounds[0] += 1
+        return "baseline"
+
+    def beyond(name: str, seconds: float):
+        def call() -> str:
+            clock.now += 1.0 + rounds[0] / 3 + seconds
+            return name
+
+        return call
+
+    work = workload(
+        clock, 0, 0, ours=beyond("ours", 2.0), theirs=beyond("theirs", 5.0), baseline=baseline
+    )
+    result = compare(work)
+    # Half a round's drift either way, where a median of all the baselines would be seven rounds off.
+    assert all(abs(seconds - 2.0) < 0.34 for seconds in result.ours_s)
+    assert all(abs(seconds - 5.0) < 0.34 for seconds in result.peer_s)
+    assert max(result.baseline_s) - min(result.baseline_s) > 6
+
+
+def test_the_baseline_runs_between_the_two(clock):
+    compare(workload(clock, 1.0, 1.0, baseline=clock.work("baseline", 0.5)))
+    turns = ["ours", "baseline", "theirs"]
+    assert clock.log[:5] == ["ours", "theirs", *turns]
+    assert clock.log[5:14] == [*turns, *reversed(turns), *turns]
+    assert len(clock.log) == 5 + 3 * 21
+
+
+def test_an_overhead_too_small_to_measure_has_no_finite_ratio(clock):
+    slow_baseline = clock.work("baseline", 3.0)
+    result = compare(workload(clock, 2.0, 5.0, baseline=slow_baseline))
+    assert result.ratio == float("inf")
 
 
 def test_unequal_results_are_not_timed(clock):
@@ -231,6 +293,15 @@ def test_record_keeps_medians(clock, chapter, monkeypatch):
     assert threads == [3] == [record.threads]
     assert (record.ours_s, record.peer_s, record.ratio) == (2.0, 8.0, 4.0)
     assert (record.ours_range_s, record.peer_range_s) == ((1.0, 9.0), (7.0, 90.0))
+    assert record.baseline_s is None
+
+
+def test_record_keeps_the_median_of_the_baseline(clock, chapter, monkeypatch):
+    rounds = timing.Comparison(True, ours_s=(2.0,), peer_s=(8.0,), baseline_s=(7.0, 1.0, 3.0))
+    monkeypatch.setattr(timing, "compare", lambda *_, **__: rounds)
+    chapter(workload(clock, 0.5, 1.0, baseline=lambda: None))
+    (record,) = command._measure("fake", "cpu")
+    assert (record.ours_s, record.peer_s, record.baseline_s) == (2.0, 8.0, 3.0)
 
 
 def test_unknown_slug_names_the_known_ones(capsys):
@@ -308,6 +379,8 @@ def test_cells_by_hand():
     seconds = replace(RECORD, ours_s=12.34, ours_range_s=(12.0, 123.4), bar=None)
     assert cells(seconds)[2] == "12.3 s (12–123)"
     assert cells(seconds)[-2:] == ("–", "reported")
+    overhead = replace(RECORD, baseline_s=0.0456)
+    assert cells(overhead) == ("work n=3 (overhead over 45.6 ms)", *cells(RECORD)[1:])
     tiny = replace(RECORD, ours_s=2e-7, ours_range_s=(1e-7, 3e-7))
     assert cells(tiny)[2] == "0.2 µs (0.1–0.3)"
 
@@ -325,6 +398,14 @@ def test_records_survive_a_file(tmp_path):
     (back,) = read_records([tmp_path / "r.json"])
     assert back.ratio == RECORD.ratio
     assert back.versions == RECORD.versions
+
+
+def test_records_from_before_there_were_baselines_are_read(tmp_path):
+    write_records(tmp_path / "r.json", [RECORD])
+    (row,) = json.loads((tmp_path / "r.json").read_text())
+    del row["baseline_s"]
+    (tmp_path / "old.json").write_text(json.dumps([row]))
+    assert read_records([tmp_path / "old.json"]) == read_records([tmp_path / "r.json"])
 
 
 def test_another_file_is_named(tmp_path):

@@ -1,11 +1,18 @@
 """The exercises as a class meets them: released, answered rightly and wrongly, graded.
 
-One run of the grader marks a whole synthetic class. Student `wrong-k` holds the k-th wrong
-answer of every task, so that all wrong answers pass through the real pipeline together.
+Three proofs, the cheapest for what there is most of:
+
+- every wrong answer meets its test in this process, in a namespace as a new kernel has it;
+- for every assignment the reference and one wrong answer to each task go through the real grader,
+  and the wrong ones must end there in the very words that they end in here;
+- what students do to a notebook or to its kernel concerns the grader and no assignment: `SAMPLE`
+  alone stands for it.
 """
 
+import contextlib
 import copy
 import csv
+import functools
 import re
 import runpy
 import shutil
@@ -20,10 +27,17 @@ import pytest
 
 COURSE = Path(__file__).parents[2] / "course" / "exercises"
 SLUGS = sorted(path.parent.name for path in COURSE.glob("source/*/*.ipynb"))
+SAMPLE = "wasserstein"
 WRONG = {
     slug: runpy.run_path(str(Path(__file__).parent / "wrong_answers" / f"{slug}.py"))["WRONG"]
     for slug in SLUGS
 }
+MISTAKES = [
+    (slug, task, mistake)
+    for slug in SLUGS
+    for task, answers in WRONG[slug].items()
+    for mistake in answers
+]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 HIDDEN = re.compile(r"### BEGIN HIDDEN TESTS\n(.*?)### END HIDDEN TESTS", re.DOTALL)
 SOLUTION = re.compile(
@@ -31,10 +45,15 @@ SOLUTION = re.compile(
 )
 
 
+def command(root, *arguments):
+    """What `make exercises` and `make grade` run."""
+    return [sys.executable, str(COURSE / "classroom.py"), *arguments, "--root", str(root)]
+
+
 def classroom(root, *arguments, status=0):
-    """Run classroom.py as `make exercises` and `make grade` do."""
-    command = [sys.executable, str(COURSE / "classroom.py"), *arguments, "--root", str(root)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
+    done = subprocess.run(
+        command(root, *arguments), capture_output=True, text=True, timeout=800, check=False
+    )
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout
 
@@ -43,6 +62,7 @@ def read(path):
     return nbformat.read(path, as_version=4)
 
 
+@functools.cache
 def source(slug):
     return read(COURSE / "source" / slug / f"{slug}.ipynb")
 
@@ -55,6 +75,7 @@ def label(c):
     return c.metadata.get("nbgrader", {})
 
 
+@functools.cache
 def tasks(slug):
     """Points of each autograded task, in order: the task's name is that of its answer cell."""
     return {
@@ -86,6 +107,10 @@ def a_wrong_answer(slug, task):
     return next(iter(WRONG[slug][task].values()))
 
 
+def last_wrong_answers(slug):
+    return {task: list(answers.values())[-1] for task, answers in WRONG[slug].items()}
+
+
 def careless(slug):
     """Test and set-up cells deleted, edited, moved; an answer copied; a warning; an error."""
     first, second, third, *_ = tasks(slug)
@@ -102,12 +127,16 @@ def careless(slug):
 
 
 def reckless(slug):
-    """A loop that an interrupt ends, one that it does not, a dead kernel, an exit."""
+    """An exit, a dead kernel, a loop that no interrupt ends, and one that an interrupt ends.
+
+    The last one stands last because every new kernel runs it, and waits for it, again.
+    """
     stubborn = (
         "import time\nwhile True:\n    try:\n        time.sleep(9)\n"
         "    except BaseException:\n        pass"
     )
-    hazards = ["while True:\n    pass", stubborn, "import os\nos._exit(0)", "exit()"]
+    loop = "import time\nwhile True:\n    time.sleep(1)"
+    hazards = ["exit()", "import os\nos._exit(0)", stubborn, loop]
     return answered(slug, dict(zip(tasks(slug), hazards, strict=False)))
 
 
@@ -123,55 +152,108 @@ def tamperer(slug):
     return answered(slug, wrong)
 
 
-class Class:
-    """The graded class of one assignment."""
+@contextlib.contextmanager
+def new_kernel():
+    """A function that runs cells in an empty namespace, with no module of the course loaded.
 
-    def __init__(self, root, slug):
-        self.root, self.slug = root, slug
-        classroom(root, "release", slug)
-        self.released = read(root / "release" / slug / f"{slug}.ipynb")
-        assert not (root / "gradebook.db").exists()
-        submit(root, "reference", slug, source(slug))
-        submit(root, "untouched", slug, self.released)
-        for k in range(max(map(len, WRONG[slug].values()))):
-            chosen = {t: list(w.values())[k] for t, w in WRONG[slug].items() if k < len(w)}
-            submit(root, f"wrong-{k}", slug, answered(slug, chosen))
-        submit(root, "Zoë O. careless", slug, careless(slug))
-        submit(root, "reckless", slug, reckless(slug))
-        submit(root, "tamperer", slug, tamperer(slug))
-        submit(root, "torn", slug, nbformat.writes(source(slug))[:500])
-        submit(root, "foreign", slug, nbformat.writes(nbformat.v4.new_notebook()))
-        submit(root, "[glob", slug, source(slug))
-        submit(root, "renamed", slug, source(slug))
-        folder = root / "submitted" / "renamed" / slug
-        (folder / f"{slug}.ipynb").rename(folder / "Untitled1.ipynb")
-        self.printed = classroom(root, "grade", slug, "--timeout", "12", status=1)
+    It returns the error of a cell, or None. What was loaded before is put back at the end.
+    """
+    namespace = {"__name__": "__main__"}
 
-    @property
-    def grades(self):
-        with (self.root / "grades" / f"{self.slug}.csv").open(encoding="utf-8") as file:
+    def run(code):
+        try:
+            exec(compile(code, "<cell>", "exec"), namespace)
+        except Exception as error:  # whatever a student's code may raise
+            return error
+        return None
+
+    def ours():
+        return [name for name in sys.modules if name.split(".")[0] == "companion"]
+
+    loaded = {name: sys.modules.pop(name) for name in ours()}
+    try:
+        yield run
+    finally:
+        for name in ours():
+            del sys.modules[name]
+        sys.modules.update(loaded)
+
+
+def attempt(slug, task, answer):
+    """The errors of an answer and of its test when no other task has been answered."""
+    nb = source(slug)
+    with new_kernel() as run:
+        for c in nb.cells:
+            if c.cell_type == "code" and not (label(c)["solution"] or label(c)["grade"]):
+                assert run(c.source) is None
+        return run(answer), run(cell(nb, f"{task}_test").source)
+
+
+class Course:
+    """A folder with all assignments, their submissions and, once graded, the results."""
+
+    def __init__(self, root):
+        self.root, self.printed = root, ""
+        shutil.copytree(COURSE / "source", root / "source")
+
+    def released(self, slug):
+        return read(self.root / "release" / slug / f"{slug}.ipynb")
+
+    def grades(self, slug):
+        with (self.root / "grades" / f"{slug}.csv").open(encoding="utf-8") as file:
             return {row["student"]: row for row in csv.DictReader(file)}
 
-    def scores(self, student):
-        return {task: float(self.grades[student][task]) for task in tasks(self.slug)}
+    def scores(self, slug, student):
+        return {task: float(self.grades(slug)[student][task]) for task in tasks(slug)}
 
-    def autograded(self, student):
-        return read(self.root / "autograded" / student / self.slug / f"{self.slug}.ipynb")
+    def autograded(self, slug, student):
+        return read(self.root / "autograded" / student / slug / f"{slug}.ipynb")
 
-    def feedback(self, student):
-        path = self.root / "feedback" / student / self.slug / f"{self.slug}.html"
+    def feedback(self, slug, student):
+        path = self.root / "feedback" / student / slug / f"{slug}.html"
         return path.read_text(encoding="utf-8")
 
-    def error(self, student, cell_id):
-        outputs = cell(self.autograded(student), cell_id).outputs
+    def error(self, slug, student, cell_id):
+        outputs = cell(self.autograded(slug, student), cell_id).outputs
         return next((out for out in outputs if out.output_type == "error"), None)
 
 
-@pytest.fixture(scope="module", params=SLUGS)
-def graded(request, tmp_path_factory):
-    root = tmp_path_factory.mktemp("class")
-    shutil.copytree(COURSE / "source", root / "source")
-    return Class(root, request.param)
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """A course with one student, who ends or blocks kernels; graded beside the other tests.
+
+    Its grader mostly waits. It alone gets a short timeout: a busy machine needs some seconds for
+    `import torch`, and nobody else shall be stopped by that.
+    """
+    course = Course(tmp_path_factory.mktemp("hostile"))
+    submit(course.root, "reckless", SAMPLE, reckless(SAMPLE))
+    grade = command(course.root, "grade", SAMPLE, "--timeout", "10")
+    with (course.root / "printed").open("w") as file:
+        with subprocess.Popen(grade, stdout=file, stderr=file) as course.grader:
+            yield course
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory, hostile):
+    """The course of a class: every assignment released, answered and graded."""
+    course = Course(tmp_path_factory.mktemp("class"))
+    root = course.root
+    classroom(root, "release")
+    assert not (root / "gradebook.db").exists()
+    for slug in SLUGS:
+        submit(root, "reference", slug, source(slug))
+        submit(root, "wrong", slug, answered(slug, last_wrong_answers(slug)))
+    submit(root, "untouched", SAMPLE, course.released(SAMPLE))
+    submit(root, "Zoë O. careless", SAMPLE, careless(SAMPLE))
+    submit(root, "tamperer", SAMPLE, tamperer(SAMPLE))
+    submit(root, "torn", SAMPLE, nbformat.writes(source(SAMPLE))[:500])
+    submit(root, "foreign", SAMPLE, nbformat.writes(nbformat.v4.new_notebook()))
+    submit(root, "[glob", SAMPLE, source(SAMPLE))
+    submit(root, "renamed", SAMPLE, source(SAMPLE))
+    folder = root / "submitted" / "renamed" / SAMPLE
+    (folder / f"{SAMPLE}.ipynb").rename(folder / "Untitled1.ipynb")
+    course.printed = classroom(root, "grade", status=1)
+    return course
 
 
 def expected_scores(slug, without=()):
@@ -203,9 +285,32 @@ def test_each_task_has_at_least_three_wrong_answers(slug):
     assert min(map(len, WRONG[slug].values())) >= 3
 
 
-def test_the_release_holds_neither_solution_nor_hidden_test(graded):
-    assert [c.id for c in graded.released.cells] == [c.id for c in source(graded.slug).cells]
-    for given, made in zip(source(graded.slug).cells, graded.released.cells, strict=True):
+@pytest.mark.parametrize(("slug", "task"), [(slug, task) for slug in SLUGS for task in tasks(slug)])
+def test_the_reference_answer_passes_on_its_own(slug, task):
+    assert attempt(slug, task, cell(source(slug), task).source) == (None, None)
+
+
+@pytest.mark.parametrize(("slug", "task", "mistake"), MISTAKES)
+def test_a_wrong_answer_is_told_what_was_expected_what_came_and_a_hint(slug, task, mistake):
+    in_answer, in_test = attempt(slug, task, WRONG[slug][task][mistake])
+    if "package" in mistake:  # importing the finished function is refused
+        assert isinstance(in_answer, ModuleNotFoundError)
+        assert isinstance(in_test, NameError)
+        return
+    assert in_answer is None  # caught by a check, and not because the answer does not run
+    assert type(in_test).__name__ == "NotYet", repr(in_test)
+    text = in_test._render_traceback_()
+    assert text[0].startswith("✗ ")
+    assert [line.split(":")[0].strip() for line in text[1:]] == ["expected", "came", "hint"]
+    for line in SOLUTION.findall(cell(source(slug), task).source)[0].splitlines():
+        assert not line.strip() or line.strip() not in "\n".join(text)
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_the_release_holds_neither_solution_nor_hidden_test(course, slug):
+    released = course.released(slug)
+    assert [c.id for c in released.cells] == [c.id for c in source(slug).cells]
+    for given, made in zip(source(slug).cells, released.cells, strict=True):
         secrets = [*HIDDEN.findall(given.source), *SOLUTION.findall(given.source)]
         public = SOLUTION.sub("", HIDDEN.sub("", given.source))
         for line in "\n".join(secrets).splitlines():
@@ -215,75 +320,72 @@ def test_the_release_holds_neither_solution_nor_hidden_test(graded):
         assert made.get("outputs", []) == []
 
 
-def test_the_reference_gets_full_marks(graded):
-    assert graded.scores("reference") == expected_scores(graded.slug)
-    row = graded.grades["reference"]
-    assert float(row["total"]) == sum(tasks(graded.slug).values())
-    assert int(row["to mark"]) == len(written(graded.slug))
+@pytest.mark.parametrize(("slug", "task"), [(slug, task) for slug in SLUGS for task in tasks(slug)])
+def test_a_released_answer_cell_says_that_it_is_not_answered_yet(course, slug, task):
+    in_answer, in_test = attempt(slug, task, cell(course.released(slug), task).source)
+    assert in_answer is None
+    assert (type(in_test).__name__, str(in_test)) == ("NotYet", "not answered yet")
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_the_reference_gets_full_marks(course, slug):
+    assert course.scores(slug, "reference") == expected_scores(slug)
+    row = course.grades(slug)["reference"]
+    assert float(row["total"]) == sum(tasks(slug).values())
+    assert int(row["to mark"]) == len(written(slug))
     assert (row["problem"], row["note"]) == ("", "")
 
 
-def test_the_untouched_release_gets_nothing(graded):
-    row = graded.grades["untouched"]
-    assert set(graded.scores("untouched").values()) == {0}
-    assert [float(row[name]) for name in written(graded.slug)] == [0] * len(written(graded.slug))
-    for task in tasks(graded.slug):
-        assert graded.error("untouched", f"{task}_test").ename in ("NotYet", "NameError")
+@pytest.mark.parametrize("slug", SLUGS)
+def test_wrong_answers_get_nothing_and_end_in_the_grader_as_they_end_here(course, slug):
+    assert set(course.scores(slug, "wrong").values()) == {0}
+    for task, answer in last_wrong_answers(slug).items():
+        for place, here in zip((task, f"{task}_test"), attempt(slug, task, answer), strict=True):
+            there = course.error(slug, "wrong", place)
+            assert (there is None) == (here is None)
+            if here is not None:
+                assert (there.ename, there.evalue) == (type(here).__name__, str(here))
 
 
-def test_every_wrong_answer_gets_nothing_for_its_task(graded):
-    for task, answers in WRONG[graded.slug].items():
-        for k, mistake in enumerate(answers):
-            assert graded.scores(f"wrong-{k}")[task] == 0, mistake
-            if "package" in mistake:  # importing the finished function is refused
-                assert graded.error(f"wrong-{k}", task).ename == "ModuleNotFoundError"
-            else:  # caught by a check, and not because the answer does not run
-                assert graded.error(f"wrong-{k}", task) is None, mistake
-                assert graded.error(f"wrong-{k}", f"{task}_test").ename == "NotYet", mistake
+def test_the_untouched_release_gets_nothing(course):
+    row = course.grades(SAMPLE)["untouched"]
+    assert set(course.scores(SAMPLE, "untouched").values()) == {0}
+    assert [float(row[name]) for name in written(SAMPLE)] == [0] * len(written(SAMPLE))
+    for task in tasks(SAMPLE):
+        assert course.error(SAMPLE, "untouched", f"{task}_test").ename == "NotYet"
 
 
-def test_feedback_says_what_was_expected_what_came_and_a_hint(graded):
-    page = graded.feedback("wrong-0")
-    for task in tasks(graded.slug):
-        text = graded.error("wrong-0", f"{task}_test").traceback
-        parts = [line.split(":")[0].strip() for line in text]
-        assert parts[1:] == ["expected", "came", "hint"], text
-        assert text[0].startswith("✗ ")
-        solution = SOLUTION.search(cell(source(graded.slug), task).source)[1]
-        for line in filter(None, map(str.strip, solution.splitlines())):
-            assert line not in "\n".join(text)
-    assert "expected:" in page
+@pytest.mark.parametrize("slug", SLUGS)
+def test_the_feedback_page_shows_the_message_and_no_hidden_test(course, slug):
+    page = course.feedback(slug, "wrong")
+    for part in ("✗ ", "expected:", "came:", "hint:"):
+        assert part in page
     assert "HIDDEN TESTS" not in page
 
 
-def test_feedback_loads_nothing_and_runs_no_script(graded):
-    for path in graded.root.glob("feedback/*/*/*.html"):
+def test_feedback_loads_nothing_and_runs_no_script(course):
+    pages = list(course.root.glob("feedback/*/*/*.html"))
+    assert len(pages) >= 2 * len(SLUGS)
+    for path in pages:
         page = path.read_text(encoding="utf-8")
         assert "<script" not in page
         assert not re.search(r"""(src|href)=["']?(https?:)?//|url\(|@import""", page)
         assert "default-src 'none'" in page
 
 
-def test_deleted_edited_and_moved_cells_are_put_back(graded):
-    _, second, *_ = tasks(graded.slug)
+def test_deleted_edited_and_moved_cells_are_put_back(course):
+    _, second, *_ = tasks(SAMPLE)
     student = "Zoë O. careless"
-    assert graded.scores(student) == expected_scores(graded.slug, without=[second])
-    known = [c.id for c in graded.released.cells if "nbgrader" in c.metadata]
-    kept = [label(c)["grade_id"] for c in graded.autograded(student).cells if label(c)]
+    assert course.scores(SAMPLE, student) == expected_scores(SAMPLE, without=[second])
+    known = [c.id for c in course.released(SAMPLE).cells if "nbgrader" in c.metadata]
+    kept = [label(c)["grade_id"] for c in course.autograded(SAMPLE, student).cells if label(c)]
     assert kept == known
 
 
-def test_loops_exits_and_dead_kernels_cost_one_task_each(graded):
-    hit = list(tasks(graded.slug))[:4]
-    assert graded.scores("reckless") == expected_scores(graded.slug, without=hit)
-    assert graded.grades["reckless"]["note"] == f"stopped: {', '.join(hit)}"
-    assert "Stopped after 12 seconds" in graded.feedback("reckless")
-
-
-def test_a_silenced_checker_gives_no_marks(graded):
-    first, second, *_, last = tasks(graded.slug)
-    expected = expected_scores(graded.slug, without=[first, second, last])
-    assert graded.scores("tamperer") == expected
+def test_a_silenced_checker_gives_no_marks(course):
+    first, second, *_, last = tasks(SAMPLE)
+    expected = expected_scores(SAMPLE, without=[first, second, last])
+    assert course.scores(SAMPLE, "tamperer") == expected
 
 
 @pytest.mark.parametrize(
@@ -295,17 +397,18 @@ def test_a_silenced_checker_gives_no_marks(graded):
         ("[glob", "the folder's name may hold"),
     ],
 )
-def test_what_cannot_be_graded_is_one_line_with_the_name(graded, student, problem):
-    assert problem in graded.grades[student]["problem"]
-    assert graded.grades[student]["total"] == ""
-    lines = [line for line in graded.printed.splitlines() if line.strip().startswith(student)]
+def test_what_cannot_be_graded_is_one_line_with_the_name(course, student, problem):
+    row = course.grades(SAMPLE)[student]
+    assert problem in row["problem"]
+    assert row["total"] == ""
+    lines = [line for line in course.printed.splitlines() if line.strip().startswith(student)]
     assert any(problem in line for line in lines)
-    assert not (graded.root / "feedback" / student).exists()
+    assert not (course.root / "feedback" / student).exists()
 
 
-def test_grading_again_keeps_the_marks_given_by_hand_and_changes_nothing_else(graded):
-    before, essay = graded.grades, written(graded.slug)[0]
-    with closing(sqlite3.connect(graded.root / "gradebook.db")) as book:
+def test_grading_again_keeps_the_marks_given_by_hand_and_changes_nothing_else(course):
+    before, essay = course.grades(SAMPLE), written(SAMPLE)[0]
+    with closing(sqlite3.connect(course.root / "gradebook.db")) as book:
         changed = book.execute(
             """update grade set manual_score = 0.5
             where cell_id in (select id from base_cell where name = ? and type = 'GradeCell')
@@ -315,31 +418,41 @@ def test_grading_again_keeps_the_marks_given_by_hand_and_changes_nothing_else(gr
         )
         assert changed.rowcount == 1
         book.commit()
-    classroom(graded.root, "grade", graded.slug, "--student", "reference")
+    classroom(course.root, "grade", SAMPLE, "--student", "reference")
     row = before["reference"]
     row |= {essay: "0.5", "total": f"{float(row['total']) + 0.5:g}"}
     row |= {"to mark": str(int(row["to mark"]) - 1)}
-    assert graded.grades == before
+    assert course.grades(SAMPLE) == before
 
 
-def test_the_solutions_run_and_show_no_hidden_test(graded):
-    classroom(graded.root, "solutions", graded.slug)
-    nb = read(graded.root / "solutions" / f"{graded.slug}.ipynb")
-    text = "\n".join(c.source for c in nb.cells)
-    assert "HIDDEN" not in text
-    assert "SOLUTION" not in text
-    assert "raise NotYet(" not in "".join(c.source for c in nb.cells if c.id != "expect")
-    script = graded.root / "solutions.py"
-    script.write_text("\n\n".join(c.source for c in nb.cells if c.cell_type == "code"))
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
-    assert done.stdout.count("✓") >= len(tasks(graded.slug))
+def test_the_solutions_run_and_show_no_hidden_test(course, capsys):
+    classroom(course.root, "solutions")
+    for slug in SLUGS:
+        nb = read(course.root / "solutions" / f"{slug}.ipynb")
+        text = "\n".join(c.source for c in nb.cells)
+        assert "HIDDEN" not in text
+        assert "SOLUTION" not in text
+        assert "raise NotYet(" not in "".join(c.source for c in nb.cells if c.id != "expect")
+        with new_kernel() as run:
+            for c in nb.cells:
+                assert c.cell_type != "code" or run(c.source) is None
+        assert capsys.readouterr().out.count("✓") >= len(tasks(slug))
 
 
 def test_an_unknown_assignment_is_named(tmp_path):
     shutil.copytree(COURSE / "source", tmp_path / "source")
-    command = [sys.executable, str(COURSE / "classroom.py"), "release", "waserstein"]
     done = subprocess.run(
-        [*command, "--root", str(tmp_path)], capture_output=True, text=True, check=False
+        command(tmp_path, "release", "waserstein"), capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
     assert "got ['waserstein']" in done.stderr
+
+
+def test_exits_dead_kernels_and_loops_cost_one_task_each(hostile):
+    assert hostile.grader.wait(timeout=800) == 0, (hostile.root / "printed").read_text()
+    hit = list(tasks(SAMPLE))[:4]
+    assert hostile.scores(SAMPLE, "reckless") == expected_scores(SAMPLE, without=hit)
+    assert hostile.grades(SAMPLE)["reckless"]["note"] == f"stopped: {', '.join(hit)}"
+    page = hostile.feedback(SAMPLE, "reckless")
+    assert page.count("Stopped after 10 seconds") == 2
+    assert page.count("This cell ended its kernel") == 2

@@ -129,6 +129,20 @@ def test_resume_false_starts_again(path):
     assert read_checkpoint(path)["done"] == 3
 
 
+def test_save_false_continues_from_the_file_and_leaves_it_alone(path):
+    expected = Run().fit(10, None)
+    assert Run().fit(4, path, save=False) == Run().fit(4, None)
+    assert not path.exists()
+    Run().fit(4, path)
+    before = path.read_bytes()
+    assert Run().fit(10, path, save=False, checkpoint_every=1) == expected
+    asked = []
+    options = {"state": Run().state, "checkpoint": path, "save": False, "progress": False}
+    fit(lambda i: 0.0, asked.append, steps=4, **options)
+    assert asked == []  # it did continue from step 4
+    assert path.read_bytes() == before
+
+
 def test_checkpoint_every_sets_the_rhythm(path, monkeypatch):
     saved = []
     monkeypatch.setattr(

@@ -1,0 +1,58 @@
+"""Low-rank adaptation of frozen models. Chapter: course/07_lora.ipynb."""
+
+from companion.lora.analysis import (
+    amplification,
+    projected_norm,
+    random_similarity,
+    rank_for_energy,
+    subspace_similarity,
+    subspace_similarity_grid,
+    svd_of_product,
+)
+from companion.lora.convolution import LoRAConv2d
+from companion.lora.dora import DoRALinear
+from companion.lora.embedding import LoRAEmbedding
+from companion.lora.files import load_lora, save_lora
+from companion.lora.initialisation import init_pissa_
+from companion.lora.injection import add_lora, lora_layers, lora_parameters, remove_lora_
+from companion.lora.layer import LoRALayer
+from companion.lora.learning_rates import lora_plus_groups
+from companion.lora.linear import LoRALinear
+from companion.lora.low_rank import add_low_rank, add_low_rank_reference, lora_delta
+from companion.lora.merging import merge_lora_, unmerge_lora_
+from companion.lora.nf4 import QuantizedWeight, nf4_code, nf4_quantize
+from companion.lora.quantized import QuantizedLinear, dequantize_base_, quantize_base_
+
+__all__ = [
+    "DoRALinear",
+    "LoRAConv2d",
+    "LoRAEmbedding",
+    "LoRALayer",
+    "LoRALinear",
+    "QuantizedLinear",
+    "QuantizedWeight",
+    "add_lora",
+    "add_low_rank",
+    "add_low_rank_reference",
+    "amplification",
+    "dequantize_base_",
+    "init_pissa_",
+    "load_lora",
+    "lora_delta",
+    "lora_layers",
+    "lora_parameters",
+    "lora_plus_groups",
+    "merge_lora_",
+    "nf4_code",
+    "nf4_quantize",
+    "projected_norm",
+    "quantize_base_",
+    "random_similarity",
+    "rank_for_energy",
+    "remove_lora_",
+    "save_lora",
+    "subspace_similarity",
+    "subspace_similarity_grid",
+    "svd_of_product",
+    "unmerge_lora_",
+]

@@ -1,0 +1,108 @@
+"""What PEFT's ``adapter_model.safetensors`` holds: the tensors of each adapted module.
+
+    base_model.model.<module's dotted name>.lora_A.weight    and so on, shaped as our parameters
+
+Source: PEFT 0.21, ``utils/save_and_load.py`` and ``tuners/lora``, whose names the file holds.
+Chapter: course/07_lora.ipynb.  Dimension key: as the layers'.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from companion.lora.layer import LoRALayer
+
+__all__ = ["by_module", "in_file", "plain_name", "read_tensors", "safetensors_bytes"]
+
+_PREFIX = "base_model.model."
+# Our parameter → its name in the file. The shapes are the same, also for Conv1D, whose adapter
+# PEFT keeps the other way round than its weight.
+_IN_FILE = {
+    "a_RI": "lora_A.weight",
+    "b_OR": "lora_B.weight",
+    "a_RIKK": "lora_A.weight",
+    "b_OR11": "lora_B.weight",
+    "a_RV": "lora_embedding_A",
+    "b_DR": "lora_embedding_B",
+    "magnitude_O": "lora_magnitude_vector",
+}
+# PEFT reads the magnitude under two names, and writes the first.
+_PARTS = {part: part for part in _IN_FILE.values()}
+_PARTS["lora_magnitude_vector.weight"] = "lora_magnitude_vector"
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def in_file(layer: LoRALayer) -> dict[str, nn.Parameter]:
+    """The adapter's parameters by the last part of their names in the file."""
+    own = dict(layer.named_parameters(recurse=False))
+    return {_IN_FILE[name]: own[name] for name in own if name in _IN_FILE}
+
+
+def plain_name(name: str) -> str:
+    """A dotted name without the steps that ``torch.compile`` puts into it."""
+    return ".".join(step for step in name.split(".") if step != "_orig_mod")
+
+
+def safetensors_bytes(layers: Mapping[str, LoRALayer]) -> bytes:
+    """The content of the file for these layers, from their plain names.
+
+    Raises:
+        ValueError: If an adapter holds NaN or infinity; the message says where.
+    """
+    tensors = {
+        # A copy of each: the file refuses tensors that share memory or lie with gaps.
+        f"{_PREFIX}{name}.{part}": parameter.detach().to("cpu", copy=True).contiguous()
+        for name, layer in layers.items()
+        for part, parameter in in_file(layer).items()
+    }
+    _check_finite(tensors)
+    return save(tensors, metadata={"format": "pt"})
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """All tensors of the file by the names in it, without the prefix; on the CPU.
+
+    Raises:
+        ValueError: If the file is damaged or holds something else than finite numbers under
+            names that begin as PEFT's do.
+    """
+    try:
+        with safe_open(file, framework="pt", device="cpu") as content:
+            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(
+            f"expected a whole safetensors file, got a truncated or damaged one in {file} ({error})"
+        ) from error
+    for name in tensors:
+        if not name.startswith(_PREFIX):
+            raise ValueError(f"expected names that begin with {_PREFIX}, got {name} in {file}")
+    _check_finite(tensors)
+    return {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
+
+
+def by_module(
+    tensors: Mapping[str, Tensor],
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+    """The adapters' tensors by module and part, and what is left: copies of base weights."""
+    adapters, others = defaultdict(dict), {}
+    for name, tensor in tensors.items():
+        for end, part in _PARTS.items():
+            if name.endswith(f".{end}"):
+                adapters[plain_name(name.removesuffix(f".{end}"))][part] = tensor
+                break
+        else:
+            others[plain_name(name)] = tensor
+    return dict(adapters), others
+
+
+def _check_finite(tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES:
+            raise ValueError(f"{name}: expected floating-point numbers, got {tensor.dtype}")
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")

@@ -1,0 +1,230 @@
+"""One optimizer step on the adapters, the same on one process as on many.
+
+A global batch is shared out: of P processes, rank p takes examples p, p + P, … of it. Each weighs
+its mean loss by its part of the batch's completion tokens, so that the summed gradients are those
+of one process with the whole batch; a mean over ranks would weigh short completions more.
+
+Everything random is drawn from a stream named by seed, step and rank. A run that is continued at
+step 700 therefore needs to know nothing but that number.
+Chapter: course/07_lora.ipynb.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, distributed, nn
+
+from companion.lora.injection import lora_parameters
+from companion.lora.learning_rates import lora_plus_groups
+from companion.lora.process_group import rank_and_ranks
+from companion.lora.records import (
+    Example,
+    collate,
+    completion_loss,
+    held_out_loss,
+    predicted_tokens,
+)
+from companion.training import Stateful
+
+__all__ = ["Adapters", "FineTuning", "Precision", "stream"]
+
+Precision = Literal["fp32", "bf16"]
+
+
+class FineTuning:
+    """AdamW on the adapters of a model, without weight decay; one call is one step.
+
+    The learning rate rises linearly over ``warmup`` steps and falls linearly to zero at the end.
+
+    Args:
+        model: With adapters, on its device; the same on all processes.
+        examples: All training examples, the same on all processes.
+        steps: Of the whole run, which sets the learning rate's fall.
+        batch_size: Examples of one step, over all processes together; each epoch is shuffled
+            anew, and a batch may hold the end of one epoch and the beginning of the next.
+        learning_rate: At its highest.
+        warmup: Steps, fewer than ``steps``.
+        lora_plus_ratio: B's learning rate over A's (LoRA+); None for one rate.
+        precision: "bf16" computes under autocast; adapters, gradients and AdamW stay float32.
+        pad_token: See ``collate``.
+        seed: Of the order of examples and of dropout.
+
+    Raises:
+        ValueError: If the batch is larger than the data or smaller than the number of processes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        examples: Sequence[Example],
+        *,
+        steps: int,
+        batch_size: int,
+        learning_rate: float,
+        warmup: int = 0,
+        lora_plus_ratio: float | None = None,
+        precision: Precision = "fp32",
+        pad_token: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self.rank, self.ranks = rank_and_ranks()
+        if not self.ranks <= batch_size <= len(examples):
+            raise ValueError(
+                f"expected a batch size from {self.ranks} (one example for each process) to "
+                f"{len(examples)} (all of them), got {batch_size}"
+            )
+        self.model = model.train()
+        self.examples = examples
+        self.batch_size = batch_size
+        self.precision = precision
+        self.pad_token = pad_token
+        self.seed = seed
+        self.parameters = list(lora_parameters(model))
+        self.device = self.parameters[0].device
+        groups = (
+            self.parameters
+            if lora_plus_ratio is None
+            else lora_plus_groups(model, lr=learning_rate, ratio=lora_plus_ratio)
+        )
+        self.optimizer = torch.optim.AdamW(groups, lr=learning_rate, weight_decay=0.0)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer,
+            lambda i: min((i + 1) / (warmup + 1), (steps - i) / (steps - warmup)),
+        )
+        for parameter in self.parameters:  # one start, whatever a machine's arithmetic made of it
+            if self.ranks > 1:
+                distributed.broadcast(parameter.data, src=0)
+
+    @property
+    def state(self) -> dict[str, Stateful]:
+        """What changes from step to step: not the frozen base."""
+        return {
+            "adapters": Adapters(self.model),
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+        }
+
+    def batch(self, step: int) -> list[Example]:
+        """The global batch of a step: the same on every process."""
+        count = len(self.examples)
+        places = range(step * self.batch_size, (step + 1) * self.batch_size)
+        return [
+            self.examples[_order(self.seed, place // count, count)[place % count]]
+            for place in places
+        ]
+
+    def __call__(self, step: int) -> dict[str, float]:
+        """Update the adapters with one global batch.
+
+        Returns:
+            ``loss``, the mean over the global batch's completion tokens before the update, in
+            nats; ``learning_rate`` of the update; ``tokens``, how many completion tokens.
+
+        Raises:
+            FloatingPointError: If the loss is not finite; nothing is updated then.
+        """
+        batch = self.batch(step)
+        tokens = sum(map(predicted_tokens, batch))
+        share = batch[self.rank :: self.ranks]
+        weight = sum(map(predicted_tokens, share)) / tokens
+        with self._drawing_from(stream(self.seed, "step", step, self.rank)), self._autocast():
+            pair = collate(share, pad_token=self.pad_token, device=self.device)
+            loss = weight * completion_loss(self.model, *pair)
+        self.optimizer.zero_grad()
+        loss.backward()
+        total = self._add_up(loss.detach())
+        if not math.isfinite(total):
+            raise FloatingPointError(
+                f"expected a finite loss at step {step + 1}, got {total}; a lower learning rate "
+                "or a longer warm-up may help"
+            )
+        learning_rate = self.schedule.get_last_lr()[0]
+        self.optimizer.step()
+        self.schedule.step()
+        return {"loss": total, "learning_rate": learning_rate, "tokens": float(tokens)}
+
+    def held_out_loss(self, examples: Sequence[Example]) -> float:
+        """Mean loss over the completion tokens of ``examples``; each process takes its share."""
+        share = examples[self.rank :: self.ranks]
+        tokens = sum(map(predicted_tokens, share))
+        nats = 0.0
+        if share:
+            size = math.ceil(self.batch_size / self.ranks)
+            with self._autocast():
+                mean = held_out_loss(self.model, share, batch_size=size, pad_token=self.pad_token)
+            nats = mean * tokens
+        sums = torch.tensor([nats, tokens], dtype=torch.float64, device=self.device)
+        if self.ranks > 1:
+            distributed.all_reduce(sums)
+        return (sums[0] / sums[1]).item()
+
+    def _add_up(self, loss: Tensor) -> float:
+        """Sum gradients and loss over the processes, in one message; the summed loss."""
+        for parameter in self.parameters:
+            if parameter.grad is None:  # an expert that no token was sent to
+                parameter.grad = torch.zeros_like(parameter)
+        if self.ranks == 1:
+            return loss.item()
+        gradients = [parameter.grad for parameter in self.parameters]
+        message = torch.cat([loss.reshape(1), *(gradient.flatten() for gradient in gradients)])
+        distributed.all_reduce(message)
+        parts = message[1:].split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+        return message[0].item()
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        return torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
+        )
+
+    @contextmanager
+    def _drawing_from(self, seed: int) -> Iterator[None]:
+        """Dropout draws from PyTorch's global generators; the caller gets them back untouched."""
+        on_gpu = self.device.type == "cuda"
+        with torch.random.fork_rng([self.device] if on_gpu else []):
+            torch.default_generator.manual_seed(seed)
+            if on_gpu:
+                torch.cuda.default_generators[self.device.index].manual_seed(seed)
+            yield
+
+
+class Adapters:
+    """The adapters' parameters by name, as ``companion.training.fit`` saves and loads them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        trained = {id(parameter) for parameter in lora_parameters(model)}
+        self.parameters = {n: p for n, p in model.named_parameters() if id(p) in trained}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {name: parameter.detach() for name, parameter in self.parameters.items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        if self.parameters.keys() != state_dict.keys():
+            raise ValueError(
+                f"expected the adapters {sorted(self.parameters)}, got {sorted(state_dict)}"
+            )
+        for name, parameter in self.parameters.items():
+            parameter.copy_(state_dict[name])
+
+
+def stream(*names: int | str) -> int:
+    """A seed for one purpose, unrelated to the seeds of all others.
+
+    Example:
+        >>> stream(0, "order", 1) == stream(0, "order", 1) != stream(1, "order", 0)
+        True
+    """
+    return int.from_bytes(hashlib.sha256(repr(names).encode()).digest()[:7], "big")
+
+
+@lru_cache(maxsize=2)  # a batch may reach over two epochs
+def _order(seed: int, epoch: int, count: int) -> list[int]:
+    generator = torch.Generator().manual_seed(stream(seed, "order", epoch))
+    return torch.randperm(count, generator=generator).tolist()

@@ -1,0 +1,43 @@
+"""The recipe, ended with SIGKILL where the test asks for it.
+
+python interrupted_fine_tuning.py [log:N | checkpoint:N | never:0] ARGUMENTS OF THE RECIPE …
+"""
+
+import os
+import signal
+import sys
+
+from companion import checkpoints
+from companion.lora import train
+from companion.lora.process_group import is_first
+from companion.lora.run_record import Log
+
+
+def main(death: str, *arguments: str) -> None:
+    place, _, number = death.partition(":")
+    calls = {"log": 0, "checkpoint": 0}
+    write_line, write_file = Log.write, checkpoints.save_file
+
+    def dies(here: str) -> bool:
+        calls[here] += 1
+        return is_first() and here == place and calls[here] == int(number)
+
+    def half_a_line(log: Log, line: dict) -> None:
+        if dies("log"):
+            with log.path.open("a") as file:
+                file.write('{"step": 1')
+            os.kill(os.getpid(), signal.SIGKILL)
+        write_line(log, line)
+
+    def new_file_not_in_place(*of_file, **options) -> None:
+        write_file(*of_file, **options)
+        if dies("checkpoint"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Log.write = half_a_line
+    checkpoints.save_file = new_file_not_in_place
+    train.main(arguments)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
