@@ -83,6 +83,5 @@ def _call(
 def _close(ours: list[Tensor], theirs: list[Tensor]) -> bool:
     """Equal to four digits of the largest entry: float32, summed in another order."""
     return len(ours) == len(theirs) and all(
-        bool((a - b).abs().max() <= 1e-4 * b.abs().max())
-        for a, b in zip(ours, theirs, strict=True)
+        bool((a - b).abs().max() <= 1e-4 * b.abs().max()) for a, b in zip(ours, theirs, strict=True)
     )

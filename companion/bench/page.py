@@ -26,8 +26,8 @@ How fast `companion` is beside the libraries of the field, on the machines named
 Each comparison first asserts that both sides return the same result. Then the two take turns.
 A time is the median of the rounds, with the fastest and the slowest round in brackets;
 the ratio is the peer's time ÷ ours, so above 1 ours is faster. A bar is the ratio that we promise.
-Where a line says overhead, both sides extend the same work, whose time was measured in the same turns
-and is subtracted from both.
+Where a line says overhead, both sides extend the same work, whose time was measured in the same
+turns and is subtracted from both.
 
 `python -m companion.bench` measures on your machine. This page is written by
 `python -m companion.bench.page` from the records in `course/measured/`.

@@ -16,6 +16,7 @@ from companion.lora.embedding import LoRAEmbedding, is_embedding
 from companion.lora.initialisation import init_pissa_
 from companion.lora.layer import LoRALayer, Variant
 from companion.lora.linear import LoRALinear, is_linear
+from companion.lora.tied_weights import declare_untied_, shared_parameters
 
 __all__ = ["add_lora", "lora_layers", "lora_parameters", "remove_lora_"]
 
@@ -66,16 +67,18 @@ def add_lora(
     bases = _matches(model, targets)
     settings = {"rank": rank, "alpha": alpha, "dropout": dropout, "generator": generator}
     flags = {p: p.requires_grad for p in model.parameters()}
-    weights = {base: getattr(base, "weight", None) for base in bases}
+    weights = {base: base.weight for base in bases if hasattr(base, "weight")}
+    is_tied = not shared_parameters(model).isdisjoint(weights.values())
     try:
         layers = {base: _adapted(base, name, variant, settings) for base, name in bases.items()}
     except BaseException:
         for base, weight in weights.items():
-            if weight is not None:
-                base.weight = weight
+            base.weight = weight
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
         raise
+    if variant == "pissa" and is_tied:  # the residuals are weights of their own
+        declare_untied_(model)
     earlier = set(lora_parameters(model))
     for parameter in model.parameters():
         if parameter not in earlier:

@@ -76,7 +76,7 @@ def replace_layers_(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> Non
     """Put ``new[layer]`` wherever the model holds ``layer``, under each of its names."""
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
-            if child in new and parent is not new[child]:
+            if child in new:
                 setattr(parent, name, new[child])
 
 

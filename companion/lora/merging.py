@@ -6,14 +6,13 @@ Source: Hu et al. 2021, arXiv:2106.09685, §4.1 ("no additional inference latenc
 Chapter: course/07_lora.ipynb.
 """
 
-from collections import Counter
-
 import torch
 from torch import Tensor, nn
 
 from companion.lora.injection import lora_layers
 from companion.lora.layer import LoRALayer
 from companion.lora.linear import is_quantized
+from companion.lora.tied_weights import declare_untied_, shared_parameters
 
 __all__ = ["merge_lora_", "unmerge_lora_"]
 
@@ -53,15 +52,14 @@ def merge_lora_(model: nn.Module, *, keep_base: bool = True) -> nn.Module:
         raise RuntimeError(f"{merged[0]}: expected an unmerged layer, got a merged one")
     for name, layer in layers.items():
         _rounded(name, layer)  # twice, here to check: a list of all of them would take memory
-    config = getattr(model, "config", None)
-    ties = _tied(model, layers) and getattr(config, "tie_word_embeddings", False)
+    shared = shared_parameters(model)
+    is_tied = any(layer.base.weight in shared for layer in layers.values())
     for name, layer in layers.items():
         weight = nn.Parameter(_rounded(name, layer), requires_grad=False)
         layer.kept_weight = layer.base.weight if keep_base else None
         layer.base.weight = weight
         layer.merged = torch.tensor(True, device=weight.device)
-    if ties:
-        config.tie_word_embeddings = False
+    if is_tied and declare_untied_(model):
         for layer in layers.values():
             layer.config_was_tied = True
     return model
@@ -124,9 +122,3 @@ def _rounded(name: str, layer: LoRALayer) -> Tensor:
     if not weight.isfinite().all():
         raise ValueError(f"{name}: expected a finite merged weight, got NaN or infinity")
     return weight
-
-
-def _tied(model: nn.Module, layers: dict[str, LoRALayer]) -> bool:
-    """Whether an adapted weight is also some other module's."""
-    holders = Counter(p for module in model.modules() for p in module.parameters(recurse=False))
-    return any(holders[layer.base.weight] > 1 for layer in layers.values())

@@ -89,11 +89,8 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch O"]:
         """What ``nn.Linear`` with the dequantised weight returns."""
-        dtype = x.dtype
-        if torch.is_autocast_enabled(x.device.type) and dtype != torch.float64:
-            dtype = torch.get_autocast_dtype(x.device.type)
-        bias = None if self.bias is None else self.bias.to(dtype)
-        return _DequantisedLinear.apply(x.to(dtype), bias, self.quantized)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return _DequantisedLinear.apply(x, bias, self.quantized)
 
     def extra_repr(self) -> str:
         """The settings, for ``print(model)``."""

@@ -60,13 +60,9 @@ def encode(
         ValueError: If the completion is empty, the tokenizer has no end-of-sequence token, or the
             prompt leaves no room for one token of the completion.
     """
-    whole = _begin(tokenizer, prompt + completion)
-    prompt_ids = _begin(tokenizer, prompt)
-    if whole[: len(prompt_ids)] == prompt_ids:
-        completion_ids = whole[len(prompt_ids) :]
-    else:  # a token of the whole text would reach over the boundary
-        completion_ids = tokenizer(completion, add_special_tokens=False).input_ids
-    return _example(tokenizer, prompt_ids, completion_ids, max_tokens)
+    return _example(
+        tokenizer, _begin(tokenizer, prompt), _continue(tokenizer, prompt, completion), max_tokens
+    )
 
 
 def encode_record(
@@ -212,6 +208,19 @@ def _begin(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     bos = tokenizer.bos_token_id
     adds_one = bos is not None and tokenizer(text).input_ids[:1] == [bos] != plain[:1]
     return [bos, *plain] if adds_one else list(plain)
+
+
+def _continue(tokenizer: "PreTrainedTokenizerBase", prompt: str, completion: str) -> list[int]:
+    """Tokens of a completion as what follows a text: alone, some tokenizers put a space first."""
+
+    def tokens(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False).input_ids
+
+    for before in (prompt, "\n"):  # the second where a token would reach over the first's end
+        whole, first = tokens(before + completion), tokens(before)
+        if whole[: len(first)] == first:
+            return whole[len(first) :]
+    return tokens(completion)
 
 
 def _example(

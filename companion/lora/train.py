@@ -68,8 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, list[float]]:
 def _run(options: argparse.Namespace, device: torch.device) -> dict[str, list[float]]:
     records = read_jsonl(options.data)
     unseen = read_jsonl(options.held_out) if options.held_out else []
-    checkpoint = options.out / "checkpoint.safetensors"
-    settings = Settings(_settings(options), checkpoint)
+    settings = Settings(_settings(options), options.out / "checkpoint.safetensors")
     done = 0 if options.fresh else settings.check()
     check_alike({"settings": settings.values, "steps done": done})
     model, examples, held_out = _model_and_data(options, records, unseen)
@@ -89,26 +88,11 @@ def _run(options: argparse.Namespace, device: torch.device) -> dict[str, list[fl
         f"{len(lora_layers(model))} layers are trained, on {len(examples)} records with "
         f"{sum(map(predicted_tokens, examples))} completion tokens; {len(held_out)} held out"
     )
-    if is_first():
-        options.out.mkdir(parents=True, exist_ok=True)
-        if options.fresh:  # else a run killed before its first save would continue the old one
-            checkpoint.unlink(missing_ok=True)
-    evaluations = Evaluations()
-    history = fit(
-        _logged(tuning, held_out, evaluations, options, done=done),
-        lambda i: i,
-        steps=options.steps,
-        state=tuning.state | {"settings": settings, "evaluations": evaluations},
-        checkpoint=checkpoint,
-        checkpoint_every=options.checkpoint_every,
-        resume=not options.fresh,
-        save=is_first(),
-        progress=is_first(),
-    )
+    history = _fit(tuning, held_out, settings, options, done=done)
     if is_first():
         save_lora(model, options.out / "adapter")
     say(f"adapter: {options.out / 'adapter'}")
-    return history | evaluations.measured()
+    return history
 
 
 def _model_and_data(
@@ -135,6 +119,34 @@ def _model_and_data(
         generator=torch.Generator().manual_seed(stream(options.seed, "adapters")),
     )
     return model, examples, held_out
+
+
+def _fit(
+    tuning: FineTuning,
+    held_out: Sequence[Example],
+    settings: Settings,
+    options: argparse.Namespace,
+    *,
+    done: int,
+) -> dict[str, list[float]]:
+    """All steps, those before a restart included; the first that writes to the folder."""
+    if is_first():
+        options.out.mkdir(parents=True, exist_ok=True)
+        if options.fresh:  # else a run killed before its first save would continue the old one
+            settings.checkpoint.unlink(missing_ok=True)
+    evaluations = Evaluations()
+    history = fit(
+        _logged(tuning, held_out, evaluations, options, done=done),
+        lambda i: i,
+        steps=options.steps,
+        state=tuning.state | {"settings": settings, "evaluations": evaluations},
+        checkpoint=settings.checkpoint,
+        checkpoint_every=options.checkpoint_every,
+        resume=not options.fresh,
+        save=is_first(),
+        progress=is_first(),
+    )
+    return history | evaluations.measured()
 
 
 def _logged(
@@ -240,7 +252,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--warmup", type=_at_least(0), help="steps in which it rises (default: a twentieth of all)")
     add("--max-tokens", type=_at_least(2), help=f"default: the model's own, up to {MAX_TOKENS}")
-    add("--precision", choices=get_args(Precision), help="default: bf16 on cuda, fp32 on cpu")
+    add(
+        "--precision",
+        choices=get_args(Precision),
+        help="of base and arithmetic; adapters are fp32 (default: bf16 on cuda, else fp32)",
+    )
     add("--device", default="cpu", help="cpu or cuda (%(default)s)")
     add("--seed", type=_at_least(0), default=0, help="(%(default)s)")
     add("--out", type=Path, default=Path("lora_run"), help="folder for the results (%(default)s)")

@@ -40,9 +40,7 @@ def upper_layers(model: nn.Module, first: int) -> nn.Module:
         TypeError: If the model has no such layers.
         ValueError: If ``first`` is out of range.
     """
-    count = len(_layers(model))
-    if not 0 <= first < count:
-        raise ValueError(f"first must be in [0, {count - 1}], got {first}")
+    _check(model, first)
     upper, decoder = _shallow_copy(model), _shallow_copy(model.model)
     decoder.layers = decoder.layers[first:]
     upper.model = decoder
@@ -62,8 +60,11 @@ def store_hidden(
         batches: Groups of examples; each is padded on the right to its longest one.
         first: As for ``upper_layers``. 0 stores the embeddings.
         pad_token: See ``collate``.
+
+    Raises:
+        TypeError, ValueError: As ``upper_layers``.
     """
-    _layers(model)
+    _check(model, first)
     lower = _shallow_copy(model.model)
     lower.layers = lower.layers[:first]
     lower.norm = nn.Identity()  # it belongs after the last layer, not after layer first − 1
@@ -79,14 +80,16 @@ def store_hidden(
 def hidden_loss(upper: nn.Module, batch: StoredBatch) -> Float[Tensor, ""]:
     """Mean negative log-likelihood of the labelled tokens, in nats per token.
 
-    Equal to ``completion_loss`` of the whole model on the same batch. The head works only where
-    a label is asked for.
+    Equal to ``completion_loss`` of the whole model on the same batch, in float32 or wider. The
+    head works only where a label is asked for.
     """
     hidden_BTD = upper.model(inputs_embeds=batch.hidden_BTD, use_cache=False).last_hidden_state
     next_BT = batch.labels_BT[:, 1:]  # the output at t is about the token at t + 1
     asked_BT = next_BT != NO_LABEL
     logits_NV = upper.lm_head(hidden_BTD[:, :-1][asked_BT])
-    return nn.functional.cross_entropy(logits_NV.float(), next_BT[asked_BT])
+    if logits_NV.dtype in (torch.float16, torch.bfloat16):
+        logits_NV = logits_NV.float()
+    return nn.functional.cross_entropy(logits_NV, next_BT[asked_BT])
 
 
 @torch.no_grad()
@@ -97,13 +100,14 @@ def mean_hidden_loss(upper: nn.Module, batches: Sequence[StoredBatch]) -> float:
     return sum(n * loss for n, loss in zip(counts, nats, strict=True)) / sum(counts)
 
 
-def _layers(model: nn.Module) -> nn.ModuleList:
+def _check(model: nn.Module, first: int) -> None:
     layers = getattr(getattr(model, "model", None), "layers", None)
     if not isinstance(layers, nn.ModuleList):
         raise TypeError(
             f"expected a causal language model with model.layers, got {type(model).__name__}"
         )
-    return layers
+    if not 0 <= first < len(layers):
+        raise ValueError(f"first must be in [0, {len(layers) - 1}], got {first}")
 
 
 def _shallow_copy(module: nn.Module) -> nn.Module:

@@ -73,6 +73,12 @@ def test_what_four_bits_take_is_what_they_are_measured_to_take():
     assert round(NF4_BITS, 3) == 4.127
 
 
+def test_a_fraction_that_rounding_puts_below_a_whole_number():
+    assert 100 * 0.57 < 57
+    report = training_memory(100, weight_dtype=torch.float32, trainable_fraction=0.57)
+    assert (report.weights, report.gradients) == (400, 228)
+
+
 def test_shards_share_and_round_up():
     whole = training_memory(1001, weight_dtype=torch.float32, activations_bytes=10)
     assert whole.total == whole.per_device == 16 * 1001 + 10

@@ -137,7 +137,7 @@ def test_a_baseline_is_subtracted_in_its_own_round(clock):
         clock, 0, 0, ours=beyond("ours", 2.0), theirs=beyond("theirs", 5.0), baseline=baseline
     )
     result = compare(work)
-    # Half a round's drift either way, where a median of all the baselines would be seven rounds off.
+    # Half a round's drift either way; one median of all baselines would be seven rounds off.
     assert all(abs(seconds - 2.0) < 0.34 for seconds in result.ours_s)
     assert all(abs(seconds - 5.0) < 0.34 for seconds in result.peer_s)
     assert max(result.baseline_s) - min(result.baseline_s) > 6

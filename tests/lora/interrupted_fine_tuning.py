@@ -9,6 +9,7 @@ import sys
 
 from companion import checkpoints
 from companion.lora import train
+from companion.lora.injection import lora_parameters
 from companion.lora.process_group import is_first
 from companion.lora.run_record import Log
 
@@ -16,7 +17,7 @@ from companion.lora.run_record import Log
 def main(death: str, *arguments: str) -> None:
     place, _, number = death.partition(":")
     calls = {"log": 0, "checkpoint": 0}
-    write_line, write_file = Log.write, checkpoints.save_file
+    write_line, write_file, put_adapters = Log.write, checkpoints.save_file, train.add_lora
 
     def dies(here: str) -> bool:
         calls[here] += 1
@@ -34,7 +35,15 @@ def main(death: str, *arguments: str) -> None:
         if dies("checkpoint"):
             os.kill(os.getpid(), signal.SIGKILL)
 
+    def another_start(model, **options):
+        """The second of two processes, on a machine that rounds in another way."""
+        put_adapters(model, **options)
+        for parameter in lora_parameters(model):
+            parameter.data += 0.1 * (not is_first())
+        return model
+
     Log.write = half_a_line
+    train.add_lora = another_start
     checkpoints.save_file = new_file_not_in_place
     train.main(arguments)
 

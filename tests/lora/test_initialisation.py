@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from transformers import LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from companion.lora import (
@@ -14,6 +15,7 @@ from companion.lora import (
     init_pissa_,
     lora_layers,
     merge_lora_,
+    remove_lora_,
     unmerge_lora_,
 )
 from tests.lora.peft_oracle import gpt2, llama, peft_twin, randomise_, tokens
@@ -133,6 +135,17 @@ def test_a_tied_layer_keeps_the_whole_weight():
     assert torch.equal(shared, original)
     assert not torch.equal(model.lm_head.base.weight, original)
     torch.testing.assert_close(model(ids).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("targets", [["lm_head"], ["q_proj"]])
+def test_a_trained_tied_model_survives_its_file(targets, tmp_path):
+    model, ids = llama(tied=True), tokens(3, 7)
+    randomise_(add_lora(model, targets=targets, rank=4, alpha=10, variant="pissa"))
+    assert model.config.tie_word_embeddings is (targets == ["q_proj"])
+    expected = model(ids).logits
+    remove_lora_(merge_lora_(model)).save_pretrained(tmp_path)
+    again = LlamaForCausalLM.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(again(ids).logits, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_both_factors_get_gradients_at_once():

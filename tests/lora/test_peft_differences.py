@@ -1,22 +1,25 @@
 """Where PEFT computes something else from the same numbers, nothing is saved or loaded.
 
-Each test first shows the difference within PEFT; should a later version lose it, the refusal can go.
+Each test first shows the difference within PEFT: if a later version loses it, the refusal can go.
 """
 
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from companion.lora import add_lora, lora_layers, lora_parameters
 from companion.lora.files import load_lora, save_lora
+from companion.lora.merging import merge_lora_
 from tests.lora.adapter_files import (
     MODELS,
     SETTINGS,
+    WEIGHTS,
     adapted_by_peft,
     disturb_,
     of_peft,
-    ours,
+    opened_in_peft,
     outputs,
     refuse,
     seeded,
@@ -94,11 +97,39 @@ def test_pissa_on_a_tied_output_layer(tmp_path):
         tmp_path,
         r"^lm_head: expected a weight of its own for PiSSA.* got one tied to model\.embed_tokens$",
     )
-    with pytest.raises(ValueError, match=r"^lm_head: .* got one tied to the input embedding$"):
-        save_lora(ours("tied llama", ["q_proj", "lm_head"], "pissa"), tmp_path / "new")
-    save_lora(ours("llama", ["q_proj", "lm_head"], "pissa"), tmp_path)  # not tied
-    with pytest.raises(ValueError, match=r"^lm_head: expected a weight of its own"):
-        load_lora(MODELS["tied llama"](), tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("merged", [False, True])
+def test_pissa_on_an_output_layer_that_was_tied(dtype, merged, tmp_path):
+    targets = ["q_proj", "lm_head"]
+    model = add_lora(MODELS["tied llama"]().to(dtype), targets=targets, variant="pissa", **SETTINGS)
+    disturb_(lora_parameters(model))
+    if merged:
+        merge_lora_(model, keep_base=False)
+    with pytest.raises(
+        ValueError, match=r"^lm_head: expected a weight of .* got one tied to model\.embed_tokens$"
+    ):
+        save_lora(model, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pissa_on_an_output_layer_of_its_own(dtype, tmp_path):
+    """PEFT writes the residual into the file; here it is checked against ours."""
+    settings = {"target_modules": ["q_proj", "lm_head"], "init_lora_weights": "pissa"}
+    theirs = of_peft("llama", tmp_path, **settings)
+    assert "base_model.model.lm_head.base_layer.weight" in load_file(tmp_path / WEIGHTS)
+    model = load_lora(MODELS["llama"](), tmp_path)
+    torch.testing.assert_close(outputs("llama", model), outputs("llama", theirs))
+    load_lora(MODELS["llama"]().to(dtype), tmp_path)
+    save_lora(model, tmp_path / "again")
+    again = opened_in_peft("llama", tmp_path / "again")
+    torch.testing.assert_close(outputs("llama", model), outputs("llama", again))
+    other = MODELS["llama"]()
+    with torch.no_grad():
+        other.lm_head.weight += 0.1 * other.lm_head.weight.flip(0)
+    refuse(other, tmp_path, r"^lm_head\.weight: expected this model's own values in the file")
 
 
 def test_one_layer_in_two_places(tmp_path):
@@ -109,7 +140,7 @@ def test_one_layer_in_two_places(tmp_path):
     theirs = adapted(base(), ["0", "2"])
     assert adapted_by_peft(theirs) == ["0"]
     model = add_lora(base(), targets=["0", "2"], **SETTINGS)
-    with pytest.raises(ValueError, match="^0: expected a layer in one place.* got it in 0 and 2$"):
+    with pytest.raises(ValueError, match=r"^0: expected a layer in one place.* got it in 0 and 2$"):
         save_lora(model, tmp_path)
     # PEFT's own file is read as PEFT reads it: the second place keeps the plain layer.
     silently(theirs.save_pretrained, tmp_path)

@@ -243,8 +243,9 @@ def test_a_change_of_device_takes_everything_along(device):
     assert layer.quantized.device.type == device
     assert layer.mean_scale.dtype == torch.float32
     assert layer(normal(3, 77, dtype=torch.bfloat16).to(device)).device.type == device
-    layer.to("meta")
+    layer.to("meta", torch.float16)  # both at once
     assert {t.device.type for t in (*layer.buffers(), *layer.parameters())} == {"meta"}
+    assert (layer.mean_scale.dtype, layer.dtype) == (torch.float32, torch.float16)
 
 
 @pytest.mark.parametrize("double", [True, False])

@@ -175,17 +175,20 @@ def test_end_token_does_not_stand_between_prompt_and_completion():
     assert example == (ids("the", "Ġcat", END), 1, 0)
 
 
-def test_no_second_space_where_the_tokenizer_marks_the_beginning_of_words():
+@pytest.mark.parametrize(
+    ("prompt", "completion"), [("a dog", " ran"), ("a dog ", "ran"), ("a dog\n", "ran")]
+)
+def test_no_second_space_where_the_tokenizer_marks_the_beginning_of_words(prompt, completion):
     """As Llama 2's does: "ran" alone would become " ran"."""
     inner = Tokenizer(models.BPE(unk_token="?"))
     inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     inner.decoder = decoders.Metaspace(prepend_scheme="first")
     trainer = trainers.BpeTrainer(special_tokens=["?", END], show_progress=False)
-    inner.train_from_iterator(["a dog ran", "a cat ran"], trainer)
+    inner.train_from_iterator(["a dog ran\n", "a cat ran\n"], trainer)
     words = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=END, unk_token="?")
-    tokens, prompt_tokens, _ = encode(words, "a dog", " ran", max_tokens=99)
-    assert words.decode(tokens) == f"a dog ran{END}"
-    assert tokens[:prompt_tokens] == words("a dog").input_ids
+    tokens, prompt_tokens, _ = encode(words, prompt, completion, max_tokens=99)
+    assert words.decode(tokens) == f"{prompt}{completion}{END}"
+    assert tokens[:prompt_tokens] == words(prompt).input_ids
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from companion.lora.files import save_lora
 from companion.lora.fine_tuning import FineTuning
 from companion.lora.injection import add_lora, lora_layers
 from companion.lora.preparation import default_targets
+from companion.lora.process_group import check_alike
 from companion.lora.records import NO_LABEL, Example, collate
 from companion.lora.run_record import Log
 from companion.lora.train import main
@@ -245,7 +246,8 @@ def test_dropout_of_a_step_depends_on_seed_and_step_alone():
         for layer in lora_layers(model).values():
             torch.nn.init.constant_(layer.a_RI, 0.3)
             torch.nn.init.constant_(layer.b_OR, 0.3)
-        tuning = FineTuning(model, EXAMPLES[:4], steps=9, batch_size=4, learning_rate=1, seed=seed)
+        same = [EXAMPLES[3]] * 4  # so that their order is of no consequence
+        tuning = FineTuning(model, same, steps=9, batch_size=4, learning_rate=1, seed=seed)
         torch.manual_seed(before)
         state = torch.get_rng_state()
         result = tuning(step)["loss"]
@@ -545,6 +547,20 @@ def test_two_processes_give_the_gradient_of_one_and_survive_a_kill(inputs, argum
     for number, expected in of_one["state"]["optimizer"]["state"].items():
         got = of_two["state"]["optimizer"]["state"][number]["exp_avg"]
         assert_close(got, expected["exp_avg"], atol=1e-6, rtol=0)
+
+
+def test_processes_that_see_other_files_stop(monkeypatch):
+    monkeypatch.setattr("companion.lora.process_group.rank_and_ranks", lambda: (1, 2))
+    monkeypatch.setattr(
+        "torch.distributed.broadcast_object_list",
+        lambda values, src: values.__setitem__(src, {"seed": 3, "steps done": 4}),
+    )
+    check_alike({"seed": 3, "steps done": 4})
+    with pytest.raises(
+        ValueError,
+        match=r"expected \{'steps done': 4\}, as .* got \{'steps done': 0\} in process 1",
+    ):
+        check_alike({"seed": 3, "steps done": 0})
 
 
 # At full size ---------------------------------------------------------------------------------
