@@ -106,8 +106,9 @@ def lora_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
         >>> sum(p.numel() for p in lora_parameters(model))
         24
     """
-    for layer in lora_layers(model).values():
-        yield from layer.adapter_parameters()
+    layers = lora_layers(model).values()
+    # dict.fromkeys: two layers may have been given the same factor.
+    yield from dict.fromkeys(p for layer in layers for p in layer.adapter_parameters())
 
 
 def remove_lora_(model: nn.Module) -> nn.Module:
@@ -146,6 +147,7 @@ def _matches(model: nn.Module, targets: Sequence[str]) -> dict[nn.Module, str]:
     """The modules to adapt with their first names, in the model's order; all targets checked."""
     if isinstance(targets, str):
         raise TypeError(f"targets: expected a sequence of names, got one string: [{targets!r}]?")
+    targets = list(targets)
     if not targets:
         raise ValueError("targets: expected at least one name, got none")
     modules = _own_modules(model)
@@ -163,7 +165,7 @@ def _matches(model: nn.Module, targets: Sequence[str]) -> dict[nn.Module, str]:
         if module in found and not _is_target(name, targets):
             raise ValueError(
                 f"{name}: expected to be a target too, since it is the same layer as "
-                f"{found[module]}; got targets {list(targets)}"
+                f"{found[module]}; got targets {targets}"
             )
     # dict.fromkeys drops the further names of a shared layer and keeps the model's order.
     return {module: found[module] for module in dict.fromkeys(modules.values()) if module in found}

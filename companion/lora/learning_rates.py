@@ -27,7 +27,7 @@ def lora_plus_groups(
     """Parameter groups for an optimiser: A at ``lr``, B at ``ratio * lr``.
 
     x Aᵀ sums over all I inputs, so its step must shrink as I grows; B's sum has R terms, whatever
-    the width. One rate for both leaves B too slow in a wide model; the authors take ratio ≈ 16.
+    the width. One rate for both leaves B too slow in a wide model; the paper's experiments use 2⁴.
 
     Neither factor of an embedding sums over the width (A is looked up), and there A is the one
     that starts at zero, so both get one rate of their own. Vectors, such as DoRA's magnitudes and

@@ -116,7 +116,7 @@ def _rounded(name: str, layer: LoRALayer) -> Tensor:
             "call dequantize_base_(model) first"
         )
     try:
-        weight = layer.merged_weight().to(layer.base.weight.dtype).contiguous()
+        weight = layer.merged_weight().to(layer.base.weight.dtype)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     if not weight.isfinite().all():

@@ -50,9 +50,7 @@ def test_known_singular_values_are_divided_between_base_and_adapter(scaling, alp
     torch.testing.assert_close(layer(x), expected)
     values = torch.tensor([9.0, 5.0, 3.0, 2.0, 1.0], dtype=torch.float64, device=device)
     zeros = torch.zeros(3, dtype=torch.float64, device=device)
-    torch.testing.assert_close(
-        torch.linalg.svdvals(layer.delta()), torch.cat([values[:2], zeros])
-    )
+    torch.testing.assert_close(torch.linalg.svdvals(layer.delta()), torch.cat([values[:2], zeros]))
     torch.testing.assert_close(
         torch.linalg.svdvals(layer.base.weight), torch.cat([values[2:], zeros[:2]])
     )
@@ -79,9 +77,7 @@ def test_same_model_as_pefts(rslora):
     ids = tokens(3, 7)
     for name, layer in lora_layers(initial).items():
         twin = theirs.base_model.model.get_submodule(name)
-        torch.testing.assert_close(
-            layer.base.weight, twin.base_layer.weight, atol=1e-6, rtol=1e-5
-        )
+        torch.testing.assert_close(layer.base.weight, twin.base_layer.weight, atol=1e-6, rtol=1e-5)
     # Trained, on the residual; untrained, the model that we began with.
     torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(initial(ids).logits, base(ids).logits, atol=1e-5, rtol=1e-5)
@@ -105,9 +101,7 @@ def test_same_residual_as_peft_on_conv1d():
     for name, layer in lora_layers(ours).items():
         twin = theirs.base_model.model.get_submodule(name)
         assert isinstance(layer.base, Conv1D)
-        torch.testing.assert_close(
-            layer.base.weight, twin.base_layer.weight, atol=1e-6, rtol=1e-5
-        )
+        torch.testing.assert_close(layer.base.weight, twin.base_layer.weight, atol=1e-6, rtol=1e-5)
     ids = tokens(3, 7)
     torch.testing.assert_close(ours(ids).logits, base(ids).logits, atol=1e-5, rtol=1e-5)
 

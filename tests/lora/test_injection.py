@@ -75,6 +75,8 @@ def assert_unchanged(model, before):
         (["1.q", "seq"], ["blocks.1.q", "seq"]),
         (("table", "image"), ["table", "image"]),
         (["q", "q", "0.q"], ["blocks.0.q", "blocks.1.q"]),
+        (iter(["q", "image"]), ["blocks.0.q", "blocks.1.q", "image"]),
+        ({"seq", "image"}, ["image", "seq"]),
     ],
 )
 def test_a_target_is_a_name_or_the_end_of_one_after_a_dot(targets, names):
@@ -178,6 +180,12 @@ def test_lora_parameters_gives_each_once():
     assert list(lora_layers(model)) == ["q"]
     remove_lora_(model)
     assert model["q"] is model["block"]["q"] is shared
+
+
+def test_a_factor_that_two_layers_share_is_given_once():
+    model = add_lora(Model(), targets=["q"], rank=2, alpha=4.0)
+    model.blocks[1].q.a_RI = model.blocks[0].q.a_RI
+    assert len(list(lora_parameters(model))) == 3
 
 
 def test_a_shared_block_is_adapted_once():

@@ -134,9 +134,7 @@ def test_same_logits_as_peft_on_conv1d():
     targets = ["c_attn", "c_proj"]
     ours = randomise_(add_lora(copy.deepcopy(base), targets=targets, rank=4, alpha=10))
     assert len(lora_layers(ours)) == 6
-    theirs = peft_twin(
-        base, ours, target_modules=targets, r=4, lora_alpha=10, fan_in_fan_out=True
-    )
+    theirs = peft_twin(base, ours, target_modules=targets, r=4, lora_alpha=10, fan_in_fan_out=True)
     ids = tokens(3, 7)
     torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(ours(ids).logits, base(ids).logits, atol=0.1)

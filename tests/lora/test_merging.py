@@ -56,7 +56,10 @@ def layers_of_every_kind():
 KINDS = pytest.mark.parametrize(
     ("layer", "x"),
     layers_of_every_kind(),
-    ids=[f"{type(layer).__name__} of {type(layer.base).__name__}" for layer, _ in layers_of_every_kind()],
+    ids=[
+        f"{type(layer).__name__} of {type(layer.base).__name__}"
+        for layer, _ in layers_of_every_kind()
+    ],
 )
 
 
@@ -258,7 +261,9 @@ def test_merged_weights_are_not_adapters():
     assert [id(p) for p in layer.adapter_parameters()] == [id(p) for p in parameters]
     assert torch.equal(layer.weight, layer.base.weight)
     unmerge_lora_(model)
-    assert names == [[name for name, _ in m.named_parameters(recurse=False)] for m in model.modules()]
+    assert names == [
+        [name for name, _ in m.named_parameters(recurse=False)] for m in model.modules()
+    ]
 
 
 # Tied weights

@@ -20,7 +20,7 @@ from companion.data import table_to_text
 from companion.lora.files import save_lora
 from companion.lora.fine_tuning import FineTuning
 from companion.lora.injection import add_lora, lora_layers
-from companion.lora.preparation import default_targets
+from companion.lora.preparation import default_targets, split
 from companion.lora.process_group import check_alike
 from companion.lora.records import NO_LABEL, Example, collate
 from companion.lora.run_record import Log
@@ -296,6 +296,16 @@ def test_default_targets():
         ValueError, match=r"expected --targets .*linear layers are called out, query"
     ):
         default_targets(torch.nn.ModuleDict({"block": other, "norm": torch.nn.LayerNorm(2)}))
+
+
+@pytest.mark.parametrize(("fraction", "count"), [(0.01, 1), (0.3, 3), (0.9, 10)])
+def test_held_out_examples_are_not_trained_on(fraction, count):
+    trained, held_out = split(EXAMPLES, fraction=fraction, seed=0)
+    assert len(held_out) == count
+    assert sorted(trained + held_out) == sorted(EXAMPLES)
+    assert split(EXAMPLES, fraction=fraction, seed=0) == (trained, held_out)
+    others = [split(EXAMPLES, fraction=fraction, seed=seed)[1] for seed in range(1, 6)]
+    assert any(other != held_out for other in others)
 
 
 def test_gpt2_and_chat_records(inputs, tmp_path):
