@@ -20,8 +20,10 @@ def main(death: str, *arguments: str) -> None:
     write_line, write_file, put_adapters = Log.write, checkpoints.save_file, train.add_lora
 
     def dies(here: str) -> bool:
+        if not is_first():
+            raise RuntimeError(f"a second process writes to the {here}")
         calls[here] += 1
-        return is_first() and here == place and calls[here] == int(number)
+        return here == place and calls[here] == int(number)
 
     def half_a_line(log: Log, line: dict) -> None:
         if dies("log"):

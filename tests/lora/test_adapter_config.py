@@ -77,6 +77,27 @@ def test_a_common_last_name_is_enough(tmp_path):
     assert json.loads((tmp_path / "all" / CONFIG).read_text())["target_modules"] == ATTENTION
 
 
+def test_a_layer_that_is_called_as_a_part_of_ours_is(tmp_path):
+    model = nn.ModuleDict(
+        {"base": nn.Linear(5, 3), "drop": nn.ModuleDict({"base": nn.Linear(3, 2)})}
+    )
+    save_lora(add_lora(model, targets=["base"], rank=2, alpha=4.0), tmp_path)
+    assert json.loads((tmp_path / CONFIG).read_text())["target_modules"] == ["base"]
+
+
+@pytest.mark.filterwarnings("ignore:The following rank_pattern keys did not match")
+def test_a_name_that_is_no_expression_for_itself(tmp_path):
+    """PEFT looks a layer's name up in a pattern as it stands, too: b+ matches b, but not b+."""
+    model = add_lora(seeded(Nested), targets=["b+.up"], rank=2, alpha=4.0)
+    disturb_(lora_parameters(model))
+    save_lora(model, tmp_path)
+    change_config(tmp_path, r=5, rank_pattern={"a.b+.up": 2})
+    x = torch.randn(3, 5, generator=torch.Generator().manual_seed(5))
+    theirs = silently(peft.PeftModel.from_pretrained, seeded(Nested), tmp_path)
+    torch.testing.assert_close(theirs(x), model(x))
+    torch.testing.assert_close(load_lora(seeded(Nested), tmp_path)(x), model(x))
+
+
 def test_the_settings_that_are_written(tmp_path):
     model = ours("llama", ["q_proj", "lm_head"], rank=4, alpha=16.0, dropout=0.25)
     model.config.name_or_path = "somebody/tiny"
@@ -145,7 +166,13 @@ def test_patterns_of_peft(settings, tmp_path):
         "llama",
         tmp_path,
         target_modules=["q_proj", "v_proj", "down_proj"],
-        rank_pattern={r"layers\.0\..*_proj": 4, "q_proj": 2, "proj": 1, "^down_proj": 1},
+        rank_pattern={
+            r"layers\.0\..*_proj": 4,
+            "q_proj": 2,
+            "proj": 1,
+            "^down_proj": 1,
+            "model": 1,
+        },
         alpha_pattern={"^model.layers.1.mlp.down_proj": 11, "v_proj": 0.5, r".*\.0\..*": 3},
         **settings,
     )
