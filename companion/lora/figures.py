@@ -42,28 +42,30 @@ def draw_similarity(
 
 
 def draw_rebuilt(
-    delta_OI: Float[Tensor, "O I"], rank: int, losses: Mapping[int, float], full_loss: float
+    delta_OI: Float[Tensor, "O I"],
+    rank: int,
+    losses: Mapping[int, float],
+    bounds: tuple[float, float],
 ) -> Figure:
     """A change rebuilt from its ``rank`` largest directions, beside the loss at that rank.
 
     Args:
         delta_OI: The change; its first 64 rows and columns are shown.
         rank: Directions kept, one of ``losses``.
-        losses: Rank → held-out loss in nats per token, rank 0 among them.
-        full_loss: The loss with the whole change.
+        losses: Rank → held-out loss in nats per token.
+        bounds: The loss without the change, and with all of it.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.6, 2.9), layout="constrained")
     part = (slice(_SHOWN), slice(_SHOWN))
     limit = 2.5 * delta_OI.std().item()
     left.imshow(rebuilt(delta_OI, rank)[part], vmin=-limit, vmax=limit, cmap="RdBu")
     left.set(title="part of the change", xlabel="input", ylabel="output", xticks=(), yticks=())
-    ranks = [r for r in losses if r > 0]
-    right.plot(ranks, [losses[r] for r in ranks], "o-", markersize=4)
+    right.plot(list(losses), list(losses.values()), "o-", markersize=4)
     right.plot(rank, losses[rank], "o", markersize=11, fillstyle="none", color="black")
-    right.axhline(losses[0], color="gray", linestyle="--", label="untrained")
-    right.axhline(full_loss, color="gray", linestyle=":", label="whole change")
-    right.set(xscale="log", xlabel="directions kept", ylabel="held-out loss (nats)", xticks=ranks)
-    right.set_xticklabels(ranks)
+    right.axhline(bounds[0], color="gray", linestyle="--", label="untrained")
+    right.axhline(bounds[1], color="gray", linestyle=":", label="whole change")
+    right.set(xscale="log", xlabel="directions kept", ylabel="held-out loss (nats)", xticks=())
+    right.set_xticks(list(losses), labels=list(losses))
     right.minorticks_off()
     right.legend(frameon=False)
     return figure

@@ -129,6 +129,7 @@ def test_the_settings_that_are_written(tmp_path):
     [
         ("gpt2", ["c_fc"], "pissa", {"fan_in_fan_out": True, "init_lora_weights": "pissa"}),
         ("gpt2", ["c_fc"], "rslora", {"use_rslora": True, "task_type": None}),
+        ("llama", ["up_proj"], "lora", {"use_rslora": False, "base_model_name_or_path": None}),
         ("mixed", ["up"], "dora", {"use_dora": True, "base_model_name_or_path": None}),
     ],
 )
