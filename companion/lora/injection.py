@@ -3,8 +3,7 @@
 Chapter: course/07_lora.ipynb.
 """
 
-import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import get_args
 
 import torch
@@ -16,6 +15,7 @@ from companion.lora.embedding import LoRAEmbedding, is_embedding
 from companion.lora.initialisation import init_pissa_
 from companion.lora.layer import LoRALayer, Variant
 from companion.lora.linear import LoRALinear, is_linear
+from companion.lora.matching import matching_layers, replace_layers_
 from companion.lora.tied_weights import declare_untied_, shared_parameters
 
 __all__ = ["add_lora", "lora_layers", "lora_parameters", "remove_lora_"]
@@ -64,7 +64,7 @@ def add_lora(
     """
     if variant not in get_args(Variant):
         raise ValueError(f"variant: expected one of {get_args(Variant)}, got {variant!r}")
-    bases = _matches(model, targets)
+    bases = _bases(model, targets)
     settings = {"rank": rank, "alpha": alpha, "dropout": dropout, "generator": generator}
     flags = {p: p.requires_grad for p in model.parameters()}
     weights = {base: base.weight for base in bases if hasattr(base, "weight")}
@@ -83,7 +83,7 @@ def add_lora(
     for parameter in model.parameters():
         if parameter not in earlier:
             parameter.requires_grad_(False)
-    _replace_(model, layers)
+    replace_layers_(model, layers)
     return model
 
 
@@ -139,60 +139,23 @@ def remove_lora_(model: nn.Module) -> nn.Module:
                 f"{name}: expected a merged layer, got PiSSA's residual, which is not the weight "
                 "that the layer started with: call merge_lora_(model) first"
             )
-    _replace_(model, {layer: layer.base for layer in layers.values()})
+    replace_layers_(model, {layer: layer.base for layer in layers.values()})
     return model
 
 
-def _matches(model: nn.Module, targets: Sequence[str]) -> dict[nn.Module, str]:
-    """The modules to adapt with their first names, in the model's order; all targets checked."""
-    if isinstance(targets, str):
-        raise TypeError(f"targets: expected a sequence of names, got one string: [{targets!r}]?")
-    targets = list(targets)
-    if not targets:
-        raise ValueError("targets: expected at least one name, got none")
-    modules = _own_modules(model)
-    found: dict[nn.Module, str] = {}
-    for target in targets:
-        matched = {name: m for name, m in modules.items() if _is_target(name, [target])}
-        for name, module in matched.items():
-            if isinstance(module, LoRALayer):
-                raise ValueError(f"{name}: expected a layer without LoRA, got one that has it")
-        able = {module: name for name, module in matched.items() if _layer_class(module)}
-        if not able:
-            raise ValueError(_no_match(target, matched, modules))
-        found |= able
-    for name, module in modules.items():
-        if module in found and not _is_target(name, targets):
-            raise ValueError(
-                f"{name}: expected to be a target too, since it is the same layer as "
-                f"{found[module]}; got targets {targets}"
-            )
-    # dict.fromkeys drops the further names of a shared layer and keeps the model's order.
-    return {module: found[module] for module in dict.fromkeys(modules.values()) if module in found}
-
-
-def _is_target(name: str, targets: Sequence[str]) -> bool:
-    return any(f".{name}".endswith(f".{target}") for target in targets)
-
-
-def _own_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """All modules under all their names, without the model itself and what is in LoRA layers."""
-    named = dict(model.named_modules(remove_duplicate=False))
-    inside = tuple(f"{name}." for name, module in named.items() if isinstance(module, LoRALayer))
-    return {name: m for name, m in named.items() if name and not name.startswith(inside)}
-
-
-def _no_match(
-    target: str, matched: Mapping[str, nn.Module], modules: Mapping[str, nn.Module]
-) -> str:
-    if matched:
-        name, module = next(iter(matched.items()))
-        return f"{name}: expected {_SUPPORTED}, got {type(module).__name__}"
-    depth = target.count(".") + 1
-    ends = {".".join(name.split(".")[-depth:]) for name, m in modules.items() if _layer_class(m)}
-    near = difflib.get_close_matches(target, sorted(ends)) or sorted(ends)[:8]
-    hint = f"near: {', '.join(near)}" if near else "the model has no layer that can be adapted"
-    return f"targets: expected the name of a layer or its end, got {target!r}; {hint}"
+def _bases(model: nn.Module, targets: Sequence[str]) -> dict[nn.Module, str]:
+    """The layers to adapt with their first names, in the model's order; all targets checked."""
+    found = matching_layers(
+        model,
+        targets,
+        accepts=lambda m: isinstance(m, LoRALayer) or _layer_class(m) is not None,
+        expected=_SUPPORTED,
+        closed=LoRALayer,
+    )
+    for module, name in found.items():
+        if isinstance(module, LoRALayer):
+            raise ValueError(f"{name}: expected a layer without LoRA, got one that has it")
+    return found
 
 
 def _layer_class(module: nn.Module) -> type[LoRALayer] | None:
@@ -219,12 +182,3 @@ def _adapted(base: nn.Module, name: str, variant: Variant, settings: dict) -> Lo
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     return layer
-
-
-def _replace_(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> None:
-    """Put ``new[module]`` wherever the model holds ``module``, under each of its names."""
-    named = dict(model.named_modules(remove_duplicate=False))
-    for name, module in named.items():
-        if module in new:
-            parent, _, leaf = name.rpartition(".")
-            setattr(named[parent], leaf, new[module])

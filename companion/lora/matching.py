@@ -18,6 +18,7 @@ def matching_layers(
     *,
     accepts: Callable[[nn.Module], bool],
     expected: str,
+    closed: type[nn.Module] | tuple[()] = (),
 ) -> dict[nn.Module, str]:
     """The layers that the targets mean, each with its first dotted name, in the model's order.
 
@@ -26,6 +27,7 @@ def matching_layers(
         targets: Names or ends of names; each must match at least one layer that is accepted.
         accepts: Whether a layer is of the right kind; others of that name are passed over.
         expected: The right kind in words, for the messages.
+        closed: Modules of this type are seen, what is inside them is not.
 
     Raises:
         TypeError: If ``targets`` is one string.
@@ -42,10 +44,13 @@ def matching_layers(
     """
     if isinstance(targets, str):
         raise TypeError(f"targets: expected a sequence of names, got one string: [{targets!r}]?")
+    targets = list(targets)
     if not targets:
         raise ValueError("targets: expected at least one name, got none")
     # A layer that two places share has two names.
-    modules = {name: m for name, m in model.named_modules(remove_duplicate=False) if name}
+    named = dict(model.named_modules(remove_duplicate=False))
+    inside = tuple(f"{name}." for name, module in named.items() if isinstance(module, closed))
+    modules = {name: m for name, m in named.items() if name and not name.startswith(inside)}
     chosen = set()
     for target in targets:
         matched = {name: m for name, m in modules.items() if _means(target, name)}

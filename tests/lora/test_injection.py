@@ -297,12 +297,12 @@ def test_part_of_a_shared_layer_is_refused():
 
 
 def test_a_model_without_layers_to_adapt():
-    with pytest.raises(ValueError, match="got 'q'; the model has no layer that can be adapted"):
+    with pytest.raises(ValueError, match="got 'q'; the model has no layer of that kind"):
         add_lora(nn.Sequential(nn.ReLU()), targets=["q"], rank=2, alpha=4.0)
 
 
 def test_the_layer_itself_has_no_name_to_match():
-    with pytest.raises(ValueError, match="the model has no layer that can be adapted"):
+    with pytest.raises(ValueError, match="the model has no layer of that kind"):
         add_lora(nn.Linear(6, 6), targets=["weight"], rank=2, alpha=4.0)
 
 
