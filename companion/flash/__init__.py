@@ -1,0 +1,26 @@
+"""From online softmax to FlashAttention. Chapter: course/09_flash.ipynb."""
+
+from companion.flash.attention import flash_attention
+from companion.flash.backend import attention_backend
+from companion.flash.cost import hbm_bytes
+from companion.flash.decode import flash_decode
+from companion.flash.memory import peak_bytes
+from companion.flash.merging import merge_partials
+from companion.flash.naive import naive_attention
+from companion.flash.online import OnlineTrace, merge_normalisers, online_softmax, safe_softmax
+from companion.flash.varlen import flash_attention_varlen
+
+__all__ = [
+    "OnlineTrace",
+    "attention_backend",
+    "flash_attention",
+    "flash_attention_varlen",
+    "flash_decode",
+    "hbm_bytes",
+    "merge_normalisers",
+    "merge_partials",
+    "naive_attention",
+    "online_softmax",
+    "peak_bytes",
+    "safe_softmax",
+]

@@ -112,7 +112,7 @@ def tile_ranges(first, end, shift, before, after, count, BLOCK: tl.constexpr):
 @triton.jit
 def visible(positions, keys, key_count, left, right):
     """Where a query at a position sees a key; `positions` and `keys` broadcast."""
-    seen = (keys < key_count) & (positions == positions)
+    seen = keys < key_count
     if left is not None:
         seen = seen & (keys >= positions - left)
     if right is not None:

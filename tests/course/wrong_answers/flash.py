@@ -369,7 +369,6 @@ CHANGES = {
             "low = high = i // block_T - j // block_S",
         ),
         "blind queries masked, not skipped": ("high < 0 or", "last_p >= 0 and high < 0 or"),
-        "hidden keys left out of the columns": ("range(0, keys,", "range(0, last_p + 1,"),
     },
     "memory_traffic": {
         "numbers, not bytes": ("naive * element_bytes, tiled * element_bytes", "naive, tiled"),
@@ -391,7 +390,7 @@ CHANGES = {
             "sram_bytes // (4 * width * element_bytes)",
             "max(1, sram_bytes // (4 * width * 8))",
         ),
-        "B larger than N": ("min(n, sram_bytes //", "max(1, sram_bytes //"),
+        "one tile too many where B divides N": ("-(-n // B)", "(n // B + 1)"),
         "more than factor, not at least": ("naive >= factor", "naive > factor"),
         "the largest memory tried": ("range(1, n + 1)", "range(n, 0, -1)"),
         "rows in place of bytes": ("return room", "return B"),
