@@ -1,6 +1,14 @@
-"""What every pytest run of this project shares: cleaned chapters under nbval, and GPU tests."""
+"""What every pytest run of this project shares: cleaned chapters, GPU tests, Triton on the CPU."""
+
+import os
+from pathlib import Path
 
 import pytest
+
+# Without a GPU, Triton's kernels run in its interpreter; Triton asks once, when it is imported.
+# The driver's device files answer without torch (NVIDIA's, and that of Linux inside Windows).
+if not any(any(Path("/dev").glob(name)) for name in ("nvidia[0-9]*", "dxg")):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

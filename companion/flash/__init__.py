@@ -8,6 +8,7 @@ from companion.flash.memory import peak_bytes
 from companion.flash.merging import merge_partials
 from companion.flash.naive import naive_attention
 from companion.flash.online import OnlineTrace, merge_normalisers, online_softmax, safe_softmax
+from companion.flash.tiled_function import tiled_attention
 from companion.flash.varlen import flash_attention_varlen
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "online_softmax",
     "peak_bytes",
     "safe_softmax",
+    "tiled_attention",
 ]

@@ -48,7 +48,6 @@ def attention_backend(name: str) -> Iterator[None]:
         _FORCED.reset(token)
 
 
-@torch.compiler.assume_constant_result
 def chosen_backend(device_type: str, dtype: torch.dtype) -> str:
     """The back end for tensors of this kind, checked to be able to take them.
 
@@ -67,6 +66,11 @@ def chosen_backend(device_type: str, dtype: torch.dtype) -> str:
     if forced == "triton":
         _check_triton(device_type, dtype)
     return forced
+
+
+# What `torch.compiler.assume_constant_result` sets; as a decorator it would also import the
+# compiler, and with it Triton, for every reader of the chapter.
+chosen_backend._dynamo_marked_constant = True
 
 
 def _check_triton(device_type: str, dtype: torch.dtype) -> None:

@@ -123,22 +123,16 @@ def tiled_backward(
     dq = q.new_zeros(q.shape, dtype=lse.dtype)
     dk, dv = k.new_empty(k.shape), v.new_empty(v.shape)
     offsets = _row_offsets(grad_out, grad_lse, out, lse, tiles)
-    rows = [fold_heads(x, k.shape[1]) for x in (q, grad_out, dq, *offsets)]
+    by_query = [fold_heads(x, k.shape[1]) for x in (q, grad_out, dq, *offsets)]
     k_GSD, v_GSD, dk_GSD, dv_GSD = (x.flatten(0, 1) for x in (k, v, dk, dv))
-    scratch = _scratch(rows[0], tiles, lse.dtype, count=2)
+    scratch = _scratch(by_query[0], tiles, lse.dtype, count=2)
     for heads in pieces(0, len(k_GSD), tiles.head_tile):
+        rows = [x[heads] for x in by_query]
         for keys in tiles.key_tiles():
-            tile_k_GSD, tile_v_GSD = (x[heads, keys].to(lse.dtype) for x in (k_GSD, v_GSD))
-            tile_dk_GSD, dv_GSD[heads, keys] = _attend_backward(
-                [x[heads] for x in rows],
-                tile_k_GSD,
-                tile_v_GSD,
-                keys,
-                tiles,
-                scale,
-                scratch,
+            tile = [x[heads, keys].to(lse.dtype) for x in (k_GSD, v_GSD)]
+            dk_GSD[heads, keys], dv_GSD[heads, keys] = _attend_backward(
+                rows, *tile, keys, tiles, scale, scratch
             )
-            dk_GSD[heads, keys] = tile_dk_GSD
     return dq.to(q.dtype), dk, dv
 
 
@@ -186,14 +180,16 @@ def _attend_backward(
 def _row_offsets(
     grad_out: Tensor, grad_lse: Tensor | None, out: Tensor, lse: Tensor, tiles: Tiling
 ) -> tuple[Tensor, Tensor]:
-    """−log₂e · lse and −Δ of every row; −∞ and 0 where a row saw no key, so that its p is 0."""
-    blind_BHT = lse == -math.inf
-    neg_lse_BHT = (lse * -LOG2_E).masked_fill_(blind_BHT, -math.inf)
+    """−log₂e · lse and −Δ of every row.
+
+    The −∞ of a row that sees no key does no harm: such a row is in no tile, as each tile begins
+    and ends with queries that see one of its keys.
+    """
     neg_delta_BHT = torch.zeros_like(lse) if grad_lse is None else grad_lse.to(lse.dtype, copy=True)
     for queries in tiles.query_tiles():
         products = grad_out[:, :, queries].to(lse.dtype) * out[:, :, queries]
         neg_delta_BHT[:, :, queries] -= products.sum(-1)
-    return neg_lse_BHT, neg_delta_BHT.masked_fill_(blind_BHT, 0)
+    return -LOG2_E * lse, neg_delta_BHT
 
 
 def _rows(x_GRTD: Tensor, dtype: torch.dtype) -> Float[Tensor, "G M D"]:

@@ -123,6 +123,10 @@ def test_registration_of_the_dense_operators():
     ops = torch.ops.companion
     leaves = [x.clone().requires_grad_() for x in (q, k.mT.contiguous().mT, v)]
     torch.library.opcheck(ops.flash_attention.default, (*leaves, *SETTINGS))
+    halves = [x.half() for x in (q, k, v)]  # the log-sum-exp stays float32
+    torch.library.opcheck(
+        ops.flash_attention.default, (*halves, *SETTINGS), test_utils="test_faketensor"
+    )
     for weight in (w_lse, None):
         args = (w_out, weight, q, k, v, out, lse, *SETTINGS)
         torch.library.opcheck(ops.flash_attention_backward.default, args)

@@ -29,7 +29,7 @@ def sequence_at(offsets_ptr, index, count):
     """(first row, number of rows) of a sequence: of a packed one, or of a plain batch entry."""
     if offsets_ptr is None:
         return tl.cast(0, tl.int64), count
-    else:
+    else:  # noqa: RET505 — the branch that is not taken must not be compiled
         first = tl.load(offsets_ptr + index).to(tl.int64)
         end = tl.load(offsets_ptr + index + 1).to(tl.int64)
         return first, (end - first).to(tl.int32)
@@ -66,7 +66,7 @@ def load_rows(
     within = tl.arange(0, COLUMNS)[None, :] < D
     if MASKED and D < COLUMNS:
         return tl.load(ptrs, mask=inside & within, other=0.0)
-    elif MASKED:
+    elif MASKED:  # noqa: RET505
         return tl.load(ptrs, mask=inside, other=0.0)
     elif D < COLUMNS:
         return tl.load(ptrs, mask=within, other=0.0)
@@ -75,9 +75,7 @@ def load_rows(
 
 
 @triton.jit
-def store_rows(
-    ptrs, tile, row, count, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
-):
+def store_rows(ptrs, tile, row, count, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Write what lies before row `count` and column D, in the dtype that `ptrs` point to."""
     inside = (row + tl.arange(0, ROWS))[:, None] < count
     within = tl.arange(0, COLUMNS)[None, :] < D
