@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["main", "report", "runnable_tests", "test_command"]
+__all__ = ["main", "pytest_command", "report", "runnable_tests"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,7 +79,7 @@ def runnable_tests(folder: Path) -> tuple[list[Path], list[Path]]:
     return runnable, [file for file in files if file not in runnable]
 
 
-def test_command(files: Sequence[Path]) -> list[str]:
+def pytest_command(files: Sequence[Path]) -> list[str]:
     """The pytest command for GPU tests, without the plugins that the project's settings name."""
     return [
         *(sys.executable, "-m", "pytest", "-m", "gpu", "-q"),
@@ -94,7 +94,7 @@ def _run_tests() -> dict[str, Any]:
     environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     environment.pop("TRITON_INTERPRET", None)
     run = subprocess.run(
-        test_command(files), cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+        pytest_command(files), cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
     )
     print(run.stdout)
     lines = run.stdout.strip().splitlines()

@@ -15,7 +15,6 @@ from companion.flash.figures import (
     FULL,
     MASKED,
     SKIPPED,
-    RowByTiles,
     describe_tile_map,
     draw_growth,
     draw_roofline,
@@ -25,6 +24,7 @@ from companion.flash.figures import (
 )
 from companion.flash.masks import Window, key_range, resolve_window
 from companion.flash.roofline import Ceilings
+from companion.flash.row_by_tiles import RowByTiles
 
 
 @pytest.fixture(autouse=True, scope="module")

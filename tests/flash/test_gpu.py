@@ -122,7 +122,7 @@ def test_tests_are_collected_on_a_bare_machine(tmp_path):
     probe = (
         "import bare, json; from pathlib import Path; from companion.flash import gpu; "
         "files, rest = gpu.runnable_tests(Path('tests/flash')); "
-        "print(json.dumps([gpu.test_command(files), [f.name for f in rest]]))"
+        "print(json.dumps([gpu.pytest_command(files), [f.name for f in rest]]))"
     )
     environment = os.environ | {
         "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}",
