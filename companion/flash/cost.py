@@ -14,6 +14,8 @@ the paper.
 import math
 from typing import Literal, NamedTuple
 
+from companion.flash.arguments import check_count
+
 __all__ = ["ALGORITHMS", "Algorithm", "TileSizes", "check_sizes", "hbm_bytes", "tile_sizes"]
 
 Algorithm = Literal["naive", "tiled", "flash"]
@@ -99,10 +101,7 @@ def check_sizes(n: int, d: int, *, sram_bytes: int, element_bytes: int) -> None:
     """Refuse what no run could have; for the arguments, see `hbm_bytes`."""
     sizes = {"n": n, "d": d, "sram_bytes": sram_bytes, "element_bytes": element_bytes}
     for name, size in sizes.items():
-        if not isinstance(size, int) or isinstance(size, bool):
-            raise TypeError(f"{name} must be an int, got {size!r}")
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
+        check_count(name, size)
     if sram_bytes < 4 * d * element_bytes:
         raise ValueError(
             f"sram_bytes must hold 4 rows of {d} numbers, {4 * d * element_bytes} bytes, "

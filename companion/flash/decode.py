@@ -17,6 +17,7 @@ from torch import Tensor
 from companion.flash.arguments import (
     autocasted,
     check_attention,
+    check_count,
     check_flag,
     check_integers,
     check_width,
@@ -105,10 +106,7 @@ def _chosen_splits(splits: int | None, q: Tensor, k_cache: Tensor, backend: str)
     """P; never more than there are keys."""
     batch, key_heads, keys, _ = k_cache.shape
     if splits is not None:
-        if isinstance(splits, bool) or not isinstance(splits, int):
-            raise TypeError(f"splits: expected an integer, got {type(splits).__name__}")
-        if splits < 1:
-            raise ValueError(f"splits must be at least 1, got {splits}")
+        check_count("splits", splits)
         return min(splits, keys)
     if backend == "naive":
         return 1

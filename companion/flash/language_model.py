@@ -120,8 +120,9 @@ def _attention(
         raise ValueError(f"flash_attention has no dropout, got attention_dropout={dropout}")
     # What would change the result if it were ignored; other settings are the cache's and such.
     for name in ("output_attentions", "sliding_window", "softcap", "position_bias", "s_aux"):
-        if settings.get(name):
-            raise ValueError(f"flash_attention in a model does not do {name}={settings[name]!r}")
+        value = settings.get(name)
+        if isinstance(value, Tensor) or value:
+            raise ValueError(f"flash_attention in a model does not do {name}={value!r}")
     is_causal = settings.get("is_causal")
     if not (getattr(module, "is_causal", False) if is_causal is None else is_causal):
         raise ValueError(f"{type(module).__name__} is not causal; only causal attention is done")

@@ -31,7 +31,8 @@ def resolve_window(
     Args:
         window: None sees every key. An integer w sees the keys with |p − j| < w: the query's own
             position and w − 1 on either side (with `causal`, the last w keys, as in Mistral 7B).
-            A pair (left, right) counts each side; None or −1 leaves a side unlimited.
+            A pair (left, right) counts each side; None or −1 leaves a side unlimited, and so
+            does 2³¹ or more: no sequence is that long.
         causal: Hide the keys after p.
 
     Raises:
@@ -54,7 +55,8 @@ def resolve_window(
         left, right = _sides(window)
     if causal:
         right = 0 if right is None else min(right, 0)
-    return Window(left, right)
+    # Kept, sys.maxsize would wrap round where a position is added to it.
+    return Window(*(None if side is None or side >= 2**31 else side for side in (left, right)))
 
 
 def visible_TS(

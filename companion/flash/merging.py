@@ -78,8 +78,9 @@ def _stacked(name: str, parts: Tensor | Sequence[Tensor]) -> Tensor:
     if isinstance(parts, list | tuple):
         if not parts:
             raise ValueError(f"{name}: expected at least one part, got none")
-        if not all(isinstance(part, Tensor) for part in parts):
-            raise TypeError(f"{name}: expected tensors, got {type(parts[0]).__name__}")
+        for part in parts:
+            if not isinstance(part, Tensor):
+                raise TypeError(f"{name}: expected tensors, got {type(part).__name__}")
         if any(part.shape != parts[0].shape for part in parts):
             shapes = ", ".join(str(tuple(part.shape)) for part in parts)
             raise ValueError(f"{name}: expected parts of one shape, got {shapes}")

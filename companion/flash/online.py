@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from companion.flash.arguments import check_count
+
 __all__ = [
     "Normaliser",
     "OnlineTrace",
@@ -93,7 +95,7 @@ def online_softmax(
         The softmax, in ``x``'s dtype; what m and d were after each block, at least in float32.
 
     Raises:
-        TypeError: ``x`` is not floating point.
+        TypeError: ``x`` is not floating point, or ``block`` is not an integer.
         ValueError: The rows are empty, or ``block`` is below 1.
 
     Example:
@@ -101,8 +103,7 @@ def online_softmax(
         >>> trace.m, trace.d  # the third number rescales what was summed: 2 · exp(0 − 3) + 1
         (tensor([0., 0., 3.]), tensor([1.0000, 2.0000, 1.0996]))
     """
-    if block < 1:
-        raise ValueError(f"block must be at least 1, got {block}")
+    check_count("block", block)
     wide = _widened(x)
     so_far = _nothing(wide)
     trace = []
@@ -166,6 +167,8 @@ def _nothing(x: Tensor) -> Normaliser:
 
 
 def _widened(x: Tensor) -> Tensor:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor, got {type(x).__name__}")
     if not x.is_floating_point():
         raise TypeError(f"x must be floating point, got {x.dtype}")
     if x.ndim == 0 or x.shape[-1] == 0:

@@ -17,7 +17,7 @@ from torch.library import custom_op
 
 from companion.flash.arguments import wide_dtype
 
-__all__ = ["NO_FORWARD_MODE", "NO_SECOND_DERIVATIVE", "attention_operator"]
+__all__ = ["attention_function", "attention_operator"]
 
 NO_SECOND_DERIVATIVE = (
     "attention has no second derivative here: its backward pass recomputes the weights tile by "
@@ -54,7 +54,7 @@ def attention_operator(
     backward_op.register_autograd(_refuse_second_derivative)
     forward_op.register_vmap(_folding(forward_op, fold_dim))
     backward_op.register_vmap(_folding(backward_op, fold_dim))
-    function = _functions(name, forward, backward, fold_dim)
+    function = attention_function(name, forward, backward, fold_dim=fold_dim)
 
     def call(*args: Any) -> tuple[Tensor, Tensor]:
         return forward_op(*args) if torch.compiler.is_compiling() else function.apply(*args)
@@ -62,10 +62,17 @@ def attention_operator(
     return call
 
 
-def _functions(name: str, forward: Callable, backward: Callable, fold_dim: int) -> type[Function]:
+def attention_function(
+    name: str, forward: Callable, backward: Callable, *, fold_dim: int
+) -> type[Function]:
     """The forward pass as a Function whose backward pass is a Function too.
 
     Were the second a plain call, a second derivative would be silently wrong, not refused.
+
+    Args:
+        name: The Functions are called as this.
+        forward, backward, fold_dim: As in `attention_operator`, but with settings of any number
+            and kind after the tensors.
     """
     title = name.title().replace("_", "")
     backward_members = {"forward": backward, "setup_context": _save_nothing}
@@ -86,10 +93,9 @@ def _function(name: str, members: dict[str, Callable]) -> type[Function]:
 
 
 def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-    *tensors, left, right, scale, backend = inputs
-    ctx.save_for_backward(*tensors, *output)
-    # The back end is kept: backward may run after the context that chose it has closed.
-    ctx.settings = (left, right, scale, backend)
+    ctx.save_for_backward(*(x for x in inputs if isinstance(x, Tensor)), *output)
+    # The back end is among them: backward may run after the context that chose it has closed.
+    ctx.settings = tuple(x for x in inputs if not isinstance(x, Tensor))
     # The log-sum-exp is seldom used; a gradient of zeros for it would be read for nothing.
     ctx.set_materialize_grads(False)
 

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import torch
 
+from companion.flash.arguments import check_count
+
 __all__ = [
     "PUBLISHED",
     "Ceilings",
@@ -86,13 +88,15 @@ def attention_flops(
         causal: Half of the scores.
         backward: The backward pass alone, in place of the forward pass.
 
+    Raises:
+        TypeError, ValueError: A size is not an integer, or below 1.
+
     Example:
         >>> attention_flops(4096, 64, heads=32) / 1e9
         137.438953472
     """
     for name, size in {"n": n, "d": d, "heads": heads}.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
+        check_count(name, size)
     products = 5 if backward else 2
     return products * 2 * n * n * d * heads // (2 if causal else 1)
 
@@ -132,8 +136,7 @@ def measure_copy_bandwidth(
 
 
 def _best_seconds(run: Callable[[], object], device: torch.device | str, repeats: int) -> float:
-    if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    check_count("repeats", repeats)
     on_gpu = torch.device(device).type == "cuda"
     times = []
     for _ in range(repeats + 1):

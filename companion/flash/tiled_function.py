@@ -1,15 +1,18 @@
 """`tiled_attention`: the tiled passes as one function that autograd knows."""
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd import Function
 
-from companion.flash.arguments import autocasted, check_attention, check_flag, checked_scale
-from companion.flash.masks import resolve_window
-from companion.flash.operators import NO_FORWARD_MODE, NO_SECOND_DERIVATIVE
+from companion.flash.arguments import (
+    autocasted,
+    check_attention,
+    check_count,
+    check_flag,
+    checked_scale,
+)
+from companion.flash.masks import Window, resolve_window
+from companion.flash.operators import attention_function
 from companion.flash.tiled import tiled_backward, tiled_forward
 
 __all__ = ["tiled_attention"]
@@ -31,6 +34,7 @@ def tiled_attention(
 
     What `flash_attention` runs on a CPU, with the size of the tiles open to choice, for any D.
     The equations and their sources are in `companion.flash.tiled`.
+    Works under autocast and `torch.func`, like `flash_attention`, but not under `torch.compile`.
 
     Args:
         q, k, v: One dtype and device, any strides; see `flash_attention`.
@@ -61,65 +65,48 @@ def tiled_attention(
     check_attention(q, k, v, q_dims="B H T D", k_dims="B G S D")
     for name, flag in (("causal", causal), ("return_lse", return_lse)):
         check_flag(name, flag)
-    settings = {
-        "window": resolve_window(window, causal=causal),
-        "scale": checked_scale(scale, q.shape[-1]),
-        "query_tile": _checked_tile("query_tile", query_tile),
-        "key_tile": _checked_tile("key_tile", key_tile),
-    }
-    out, lse = _TiledAttention.apply(q, k, v, settings)
+    for name, tile in (("query_tile", query_tile), ("key_tile", key_tile)):
+        if tile is not None:
+            check_count(name, tile)
+    seen = resolve_window(window, causal=causal)
+    factor = checked_scale(scale, q.shape[-1])
+    out, lse = _Attention.apply(q, k, v, seen.left, seen.right, factor, query_tile, key_tile)
     return (out, lse) if return_lse else out
 
 
-class _TiledAttention(Function):
-    """The forward pass; out and lse are all that the backward needs besides the inputs."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, settings: dict[str, Any]
-    ) -> tuple[Tensor, Tensor]:
-        out, lse = tiled_forward(q, k, v, **settings)
-        ctx.save_for_backward(q, k, v, out, lse)
-        ctx.settings = settings
-        ctx.set_materialize_grads(False)
-        return out, lse
-
-    @staticmethod
-    def backward(
-        ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        if grad_out is None:
-            grad_out = torch.zeros_like(saved[3])
-        return *_TiledBackward.apply(grad_out, grad_lse, *saved, ctx.settings), None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> None:
-        raise NotImplementedError(NO_FORWARD_MODE)
+def _forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    left: int | None,
+    right: int | None,
+    scale: float,
+    query_tile: int | None,
+    key_tile: int | None,
+) -> tuple[Tensor, Tensor]:
+    tiles = {"query_tile": query_tile, "key_tile": key_tile}
+    with torch.autocast(q.device.type, enabled=False):  # the tiles choose their own precision
+        return tiled_forward(q, k, v, window=Window(left, right), scale=scale, **tiles)
 
 
-class _TiledBackward(Function):
-    """The backward pass, as a Function too: a plain call would make a second derivative wrong."""
+def _backward(
+    grad_out: Tensor,
+    grad_lse: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    left: int | None,
+    right: int | None,
+    scale: float,
+    query_tile: int | None,
+    key_tile: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    tensors = (grad_out, grad_lse, q, k, v, out, lse)
+    tiles = {"query_tile": query_tile, "key_tile": key_tile}
+    with torch.autocast(q.device.type, enabled=False):
+        return tiled_backward(*tensors, window=Window(left, right), scale=scale, **tiles)
 
-    @staticmethod
-    def forward(
-        ctx: Any, grad_out: Tensor, grad_lse: Tensor | None, *saved_and_settings: Any
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        *saved, settings = saved_and_settings
-        # Autocast may be on where `backward` is called; the tiles choose their own precision.
-        with torch.autocast(grad_out.device.type, enabled=False):
-            return tiled_backward(grad_out, grad_lse, *saved, **settings)
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> None:
-        raise RuntimeError(NO_SECOND_DERIVATIVE)
-
-
-def _checked_tile(name: str, size: int | None) -> int | None:
-    if size is None:
-        return None
-    if not isinstance(size, int) or isinstance(size, bool):
-        raise TypeError(f"{name}: expected an int or None, got {size!r}")
-    if size < 1:
-        raise ValueError(f"{name} must be at least 1, got {size}")
-    return size
+_Attention = attention_function("tiled_attention", _forward, _backward, fold_dim=0)

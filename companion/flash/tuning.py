@@ -1,8 +1,8 @@
 """Tile sizes of the Triton kernels, per pass, head width and GPU generation.
 
 The values are reasoned, not measured: from the shared memory that a tile and its `stages` copies
-take, and from the registers that its float32 sums take; `tests/flash/test_triton_compile.py`
-compiles each row and checks both. Replace a row by a measured one, and say so beside it.
+take, and from the registers that its float32 sums take; `tests/flash/test_triton_tuning.py`
+compiles rows of it and checks both. Replace a row by a measured one, and say so beside it.
 
 Ampere's rows keep to 99 KiB of shared memory, so that they hold for every GPU of that generation
 and the next (compute capability 8.x) and not only for the A100 with its 163 KiB; Hopper has 227.

@@ -1,6 +1,7 @@
 """flash_attention against float64, against PyTorch's, and where a reader would break it."""
 
 import math
+import sys
 import threading
 
 import pytest
@@ -46,6 +47,19 @@ def exact(**settings):
 
 
 # What it computes
+
+
+@pytest.mark.parametrize("backend", ["tiled", "naive"])
+@pytest.mark.parametrize("window", [sys.maxsize, (sys.maxsize, 2), (1, sys.maxsize)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 2, 1, 7, 3, 16), (1, 2, 1, 3, 7, 16)], ids=str)
+def test_the_largest_number_stands_for_all(backend, window, shape):
+    """A position less or plus such a side is no int64: it would wrap, and hide what is seen."""
+    q, k, v, *_ = inputs(*shape)
+    sides = window if isinstance(window, tuple) else (window, window)
+    unlimited = tuple(None if side == sys.maxsize else side for side in sides)
+    with attention_backend(backend):
+        got = flash(window=window)(q, k, v)
+    assert_exact(got, reference(q, k, v, window=unlimited))
 
 
 @pytest.mark.parametrize("backend", ["tiled", "naive"])

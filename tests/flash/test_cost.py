@@ -76,8 +76,8 @@ def test_a_large_count_is_exact():
             ValueError,
             "sram_bytes must hold 4 rows of 8 numbers, 128 bytes, got 127",
         ),
-        ({"n": 2.0}, TypeError, r"n must be an int, got 2\.0"),
-        ({"d": True}, TypeError, "d must be an int, got True"),
+        ({"n": 2.0}, TypeError, r"n: expected an integer, got 2\.0"),
+        ({"d": True}, TypeError, "d: expected an integer, got True"),
         (
             {"algorithm": "fast"},
             ValueError,

@@ -269,6 +269,14 @@ def test_a_sliding_window():
         model(tokens(1, 9))
 
 
+def test_sinks(model):
+    """A tensor that an attention would add to its scores; whether it is true is undefined."""
+    layer = model.model.layers[0].self_attn
+    q = torch.ones(1, 3, 2, 16)
+    with pytest.raises(ValueError, match="does not do s_aux"):
+        language_model._attention(layer, q, q, q, None, s_aux=torch.zeros(3))
+
+
 def test_both_directions():
     model = llama(is_causal=False)
     with use_flash_attention(model), pytest.raises(ValueError, match="both directions"):

@@ -1,5 +1,7 @@
 """What is visible, against the definition pair by pair; ranges, against what is visible."""
 
+import sys
+
 import pytest
 import torch
 from hypothesis import given
@@ -26,6 +28,9 @@ from companion.flash.masks import Window, key_range, query_range, resolve_window
         ((3, -1), False, (3, None)),
         ((3, None), True, (3, 0)),
         ([-1, -1], False, (None, None)),
+        (sys.maxsize, False, (None, None)),
+        ((2**70, 2), True, (None, 0)),
+        ((3, 2**31), False, (3, None)),
     ],
 )
 def test_resolved_by_hand(window, causal, expected):

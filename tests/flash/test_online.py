@@ -198,6 +198,12 @@ def test_a_block_must_have_a_size(block):
         online_softmax(torch.ones(3), block=block)
 
 
+@pytest.mark.parametrize("block", [2.0, True, None])
+def test_a_block_is_counted(block):
+    with pytest.raises(TypeError, match=f"block: expected an integer, got {block!r}"):
+        online_softmax(torch.ones(3), block=block)
+
+
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0)])
 def test_empty_rows_are_refused(shape):
     for softmax in (safe_softmax, lambda x: online_softmax(x, block=1)):
@@ -209,3 +215,5 @@ def test_integers_are_refused():
     for softmax in (safe_softmax, lambda x: online_softmax(x, block=1)):
         with pytest.raises(TypeError, match=r"x must be floating point, got torch\.int64"):
             softmax(torch.ones(3, dtype=torch.int64))
+        with pytest.raises(TypeError, match="x must be a tensor, got list"):
+            softmax([1.0])

@@ -56,6 +56,8 @@ def test_operations_are_those_pytorch_counts():
 def test_sizes_must_be_positive(name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         attention_flops(**{"n": 3, "d": 5, "heads": 7} | {name: 0})
+    with pytest.raises(TypeError, match=rf"{name}: expected an integer, got 2\.0"):
+        attention_flops(**{"n": 3, "d": 5, "heads": 7} | {name: 2.0})
 
 
 def test_ceilings_from_a_clock_that_we_turn(monkeypatch):
