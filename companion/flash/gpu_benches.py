@@ -138,7 +138,8 @@ def _attention_record(
     ours_ms = times_ms.get("ours")
     ratios = {n: times_ms[n] / ours_ms if n in times_ms else None for n in PEERS}
     bars = {n: BARS[direction, width, n] for n in PEERS if (direction, width, n) in BARS}
-    met = all(ratios[n] is None or ratios[n] >= bar for n, bar in bars.items())
+    # A peer that did not run leaves its bar unmet: what was not measured was not shown.
+    met = all((ratios[n] or 0.0) >= bar for n, bar in bars.items())
     return setting | {
         "times_ms": times_ms,
         "tflops": {name: operations / ms / 1e9 for name, ms in times_ms.items()},

@@ -79,6 +79,13 @@ def test_a_missed_bar_and_a_wrong_result_do_not_pass():
     assert wrong["ratios"] == {"SDPA-FLASH": None, "cuDNN": None}
 
 
+def test_a_peer_that_did_not_run_leaves_its_bar_unmet():
+    setting = {"direction": "forward", "D": 64, "N": 1024, "causal": True}
+    alone = gpu_benches._attention_record(setting, {"ours": 1.0, "SDPA-FLASH": 1.3}, 0.003)
+    assert alone["ratios"]["cuDNN"] is None
+    assert not alone["passed"]
+
+
 def test_every_direction_and_width_has_its_bars():
     assert set(gpu_benches.BARS) == {
         (direction, width, peer)
