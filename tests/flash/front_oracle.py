@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from companion.flash import naive_attention
+from tests.flash.error_bounds import NAMES, assert_within, attention_bounds
 
 
 def inputs(b, h, g, t, s, d, *, dtype=torch.float64, device="cpu", seed=0):
@@ -57,23 +57,15 @@ def assert_exact(got, expected, *, atol=1e-11):
         torch.testing.assert_close(mine, theirs.to(mine.dtype), atol=atol, rtol=1e-10)
 
 
-def assert_as_good_as_naive(got, expected, naive):
-    """At most twice naive's own error, thrice for gradients: the flash-attn repository's rule."""
-    names, allowed = ("out", "lse", "dq", "dk", "dv"), (2, 2, 3, 3, 3)
-    for name, factor, mine, exact, plain in zip(names, allowed, got, expected, naive, strict=True):
-        exact = exact.masked_fill(exact == -math.inf, 0.0)
-        rounding = 2 * torch.finfo(mine.dtype).eps * exact.abs().max()
-        errors = [
-            (x.double().masked_fill(x == -math.inf, 0.0) - exact).abs().max() for x in (mine, plain)
-        ]
-        assert errors[0] <= factor * errors[1] + rounding, name
-        assert not mine.isnan().any()
-
-
-def naive_pair(q, k, v, **settings):
-    """naive_attention in the inputs' own dtype, and its log-sum-exp, by plain operations."""
-    scores_lse = reference(q, k, v, **settings)[1]
-    return naive_attention(q, k, v, **settings), scores_lse.float()
+def assert_precise(got, tensors, *, scale=None, **mask):
+    """What `gradients` gave is within what the inputs' dtype allows, number by number."""
+    q, k, *_ = tensors
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    seen = seen_TS(q.shape[2], k.shape[2], **mask).to(q.device)
+    exact = gradients(lambda *x: reference(*x, scale=scale, **mask), *tensors)
+    bounds = attention_bounds(*tensors, seen_TS=seen, scale=scale)
+    for name, mine, truth, bound in zip(NAMES, got, exact, bounds, strict=True):
+        assert_within(name, mine, truth, bound)
 
 
 def triton_runs_on_cpu():

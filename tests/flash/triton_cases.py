@@ -1,4 +1,4 @@
-"""Random attention problems, their float64 answers, and how far a kernel may be from them."""
+"""Random attention problems, their float64 answers, and tensors with unusual strides."""
 
 import math
 from typing import NamedTuple
@@ -8,8 +8,10 @@ from torch import Tensor
 
 from companion.flash.masks import Window, resolve_window
 from companion.flash.naive import naive_attention
+from tests.flash.error_bounds import NAMES, assert_within, attention_bounds
+from tests.flash.front_oracle import seen_TS
 
-__all__ = ["Problem", "answer", "assert_fair", "lse_of", "strided"]
+__all__ = ["Problem", "answer", "assert_right", "lse_of", "strided"]
 
 
 class Problem(NamedTuple):
@@ -27,6 +29,9 @@ class Problem(NamedTuple):
     @property
     def resolved(self) -> Window:
         return resolve_window(self.window, causal=self.causal)
+
+    def seen(self, device: torch.device) -> Tensor:
+        return seen_TS(self.T, self.S, causal=self.causal, window=self.window).to(device)
 
     @property
     def scale(self) -> float:
@@ -55,28 +60,16 @@ def answer(problem: Problem, q, k, v, grad_out, grad_lse) -> list[Tensor]:
 
 def lse_of(problem: Problem, q: Tensor, k: Tensor) -> Tensor:
     """log Σ exp over the visible scores, by a boolean matrix written out here."""
-    left, right = problem.resolved
     scores = problem.scale * q @ k.repeat_interleave(problem.H // problem.G, dim=1).mT
-    position = torch.arange(problem.T, device=q.device)[:, None] + problem.S - problem.T
-    key = torch.arange(problem.S, device=q.device)[None]
-    hidden = torch.zeros(problem.T, problem.S, dtype=torch.bool, device=q.device)
-    hidden |= False if left is None else key < position - left
-    hidden |= False if right is None else key > position + right
-    return scores.masked_fill(hidden, -math.inf).logsumexp(dim=-1)
+    return scores.masked_fill(~problem.seen(q.device), -math.inf).logsumexp(dim=-1)
 
 
-def assert_fair(ours: Tensor, low: Tensor, exact: Tensor, *, times: float) -> None:
-    """Our largest error against at most `times` that of the same-precision reference."""
-    assert ours.shape == exact.shape
-    assert torch.equal(ours.isfinite(), exact.isfinite()), "finite where it should not be, or not"
-    finite = exact.isfinite()
-    error = (ours.double() - exact)[finite].abs().max() if finite.any() else torch.tensor(0.0)
-    allowed = (low.double() - exact)[finite].abs().max() if finite.any() else torch.tensor(0.0)
-    # What one rounding of the largest number costs, for answers the reference hits exactly.
-    size = exact[finite].abs().max() if finite.any() else torch.tensor(0.0)
-    dtype = ours.dtype if ours.dtype == low.dtype else low.dtype
-    atol = 2 * torch.finfo(dtype).eps * size + 1e-6
-    assert error <= times * allowed + atol, f"error {error:.3g}, reference's {allowed:.3g}"
+def assert_right(problem: Problem, found: list[Tensor], inputs: list[Tensor]) -> None:
+    """out, lse, dq, dk and dv (or the first of them) are those of the inputs, within the bounds."""
+    exact = answer(problem, *(x.double() for x in inputs))
+    bounds = attention_bounds(*inputs, seen_TS=problem.seen(inputs[0].device), scale=problem.scale)
+    for name, mine, truth, bound in zip(NAMES, found, exact, bounds, strict=False):
+        assert_within(name, mine, truth, bound)
 
 
 def strided(x: Tensor) -> Tensor:
