@@ -4,6 +4,9 @@ PYTHON ?= python3
 LAB_FLAGS ?=
 BENCH ?=
 NB ?=
+# Two processes, each with whole files of tests; they share the cores (see conftest.py).
+# One after the other, as plain pytest does: make test-unit UNIT_WORKERS=
+UNIT_WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 BIN := .venv/bin
 CHAPTERS := $(sort $(wildcard course/[0-9][0-9]_*.ipynb))
@@ -39,7 +42,7 @@ lab: setup  ## open JupyterLab on the course (LAB_FLAGS="--no-browser --port=889
 test: setup lint test-unit book test-site test-nb  ## everything: code, exercises, the site in a browser, all chapters
 
 test-unit: setup  ## unit tests, doctests, set-up, exercises, the chapters' form
-	$(BIN)/python -m pytest tests companion --doctest-modules -m "not browser"
+	$(BIN)/python -m pytest $(UNIT_WORKERS) tests companion --doctest-modules -m "not browser"
 
 test-site: setup  ## the built site in Chromium (skipped where there is none); needs `make book`
 	$(BIN)/python -m pytest tests/site -m browser

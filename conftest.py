@@ -10,6 +10,11 @@ import pytest
 if not any(any(Path("/dev").glob(name)) for name in ("nvidia[0-9]*", "dxg")):
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# Tests that run side by side (pytest-xdist) share the cores, and so do the processes they start.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Number the cells of cleaned chapters in memory, and skip GPU tests where there is no GPU.

@@ -25,7 +25,9 @@ html_theme.sidebar_secondary.remove: true
 How fast `companion` is beside the libraries of the field, on the machines named below.
 Each comparison first asserts that both sides return the same result. Then the two take turns.
 A time is the median of the rounds, with the fastest and the slowest round in brackets;
-the ratio is the peer's time ÷ ours, so above 1 ours is faster. A bar is the ratio that we promise.
+the ratio is the peer's time ÷ ours, so above 1 ours is faster.
+A bar is what we promise: a least ratio, a greatest one where no gain is possible,
+or a longest time.
 Where a line says overhead, both sides extend the same work, whose time was measured in the same
 turns and is subtracted from both.
 

@@ -26,7 +26,7 @@ class Record:
     """peer_s ÷ ours_s: above 1, ours is faster."""
     bar: float | None
     passed: bool
-    """Results equal, and ``ratio`` at or above ``bar`` where there is one."""
+    """Results equal, and ``bar``, ``ceiling`` and ``limit_s`` kept where there are any."""
     equal: bool
     rounds: int
     threads: int
@@ -35,6 +35,10 @@ class Record:
     date: str
     baseline_s: float | None = None
     """Where the times are overheads: what was taken from both, the median of the baseline."""
+    ceiling: float | None = None
+    """The greatest ratio allowed."""
+    limit_s: float | None = None
+    """The longest that ours may take, in seconds per call."""
 
 
 def write_records(path: Path | str, records: Iterable[Record]) -> None:

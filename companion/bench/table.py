@@ -17,7 +17,7 @@ def cells(record: Record) -> tuple[str, ...]:
         _time(record.ours_s, record.ours_range_s),
         _time(record.peer_s, record.peer_range_s),
         "–" if record.ratio is None else f"{record.ratio:.2f}×",
-        "–" if record.bar is None else f"≥ {record.bar:g}×",
+        _bar(record) or "–",
         _result(record),
     )
 
@@ -58,9 +58,19 @@ def _digits(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def _bar(record: Record) -> str:
+    """All that was promised: ≥ 1×, ≤ 1.1×, ≤ 6 s."""
+    promises = (
+        ("≥ {:g}×", record.bar),
+        ("≤ {:g}×", record.ceiling),
+        ("≤ {:g} s", record.limit_s),
+    )
+    return ", ".join(text.format(value) for text, value in promises if value is not None)
+
+
 def _result(record: Record) -> str:
     if not record.equal:
         return "results differ"
-    if record.bar is None:
+    if not _bar(record):
         return "reported"
     return "passed" if record.passed else "missed"

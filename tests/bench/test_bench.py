@@ -248,6 +248,43 @@ def test_exit_status_and_table(chapter, clock, capsys, ours, options, status, wo
     assert line.endswith(word)
 
 
+@pytest.mark.parametrize(
+    ("ours", "options", "status", "words"),
+    [
+        (1.0, {"ceiling": 1.1}, 0, "≤ 1.1×  passed"),
+        (0.5, {"ceiling": 2.0}, 0, "≤ 2×  passed"),  # exactly met
+        (0.5, {"ceiling": 1.1}, 1, "≤ 1.1×  missed"),  # twice as fast, where none can be
+        (6.0, {"limit_s": 6.0}, 0, "≤ 6 s  passed"),
+        (6.1, {"limit_s": 6.0}, 1, "≤ 6 s  missed"),
+        (0.5, {"bar": 2.0, "limit_s": 0.25}, 1, "≥ 2×, ≤ 0.25 s  missed"),
+        (0.5, {"bar": 2.5, "limit_s": 0.75}, 1, "≥ 2.5×, ≤ 0.75 s  missed"),
+    ],
+)
+def test_ceilings_and_time_limits(chapter, clock, capsys, ours, options, status, words):
+    chapter(workload(clock, ours, 1.0, **{"bar": None} | options))
+    assert command.main(["fake"]) == status
+    assert capsys.readouterr().out.splitlines()[-1].endswith(words)
+
+
+def test_what_a_workload_needs_stands_until_it_is_measured(chapter, clock):
+    log = []
+
+    def one_at_a_time(device):
+        for name in ("first", "second"):
+            log.append(f"{name} up")
+            yield workload(clock, 0.5, 1.0, name=name, ours=lambda: log.append("ours") or "ours")
+            log.append(f"{name} down")
+
+    chapter()
+    sys.modules["companion.bench.fake"].workloads = one_at_a_time
+    # Time stands still while ours runs: the ratio is infinite, and reported.
+    assert command.main(["fake"]) == 0
+    assert [word for word in log if word != "ours"] == [
+        f"{name} {state}" for name in ("first", "second") for state in ("up", "down")
+    ]
+    assert log[1] == log[-2] == "ours"
+
+
 def test_records_hold_every_promised_field(chapter, clock, tmp_path):
     chapter(workload(clock, 0.5, 1.0), workload(clock, 2.0, 1.0, name="slow"))
     file = tmp_path / "new" / "records.json"
@@ -400,10 +437,11 @@ def test_records_survive_a_file(tmp_path):
     assert back.versions == RECORD.versions
 
 
-def test_records_from_before_there_were_baselines_are_read(tmp_path):
+def test_records_from_before_there_were_other_bars_are_read(tmp_path):
     write_records(tmp_path / "r.json", [RECORD])
     (row,) = json.loads((tmp_path / "r.json").read_text())
-    del row["baseline_s"]
+    for later in ("baseline_s", "ceiling", "limit_s"):
+        del row[later]
     (tmp_path / "old.json").write_text(json.dumps([row]))
     assert read_records([tmp_path / "old.json"]) == read_records([tmp_path / "r.json"])
 

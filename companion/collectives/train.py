@@ -1,0 +1,243 @@
+"""Train on one process or on many, with the result of one; stop at any time and carry on.
+
+    python -m companion.collectives.train
+    torchrun --nproc-per-node 4 -m companion.collectives.train --data text --zero 2
+    torchrun --nnodes 2 --nproc-per-node 8 … -m companion.collectives.train --algorithm hierarchical
+
+The same command carries on from the last checkpoint in --out, to the same bits as a run that was
+never stopped. On another number of ranks, with another --algorithm or --zero, it carries on too,
+to the same numbers but for rounding. If a rank is lost, the others stop and say which one.
+
+Chapter: course/11_collectives.ipynb.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, distributed, nn
+from tqdm import tqdm
+
+from companion.checkpoints import read_checkpoint
+from companion.collectives.halving_doubling import halving_doubling_all_reduce
+from companion.collectives.hierarchical import hierarchical_all_reduce
+from companion.collectives.parameter_server import parameter_server_all_reduce
+from companion.collectives.peers import PeerLost
+from companion.collectives.ring import ring_all_reduce
+from companion.collectives.shared_memory import shared_memory_all_reduce
+from companion.collectives.train_group import check_same_settings, training_group
+from companion.collectives.train_step import OPTIMIZERS, GatheredState, TrainingStep
+from companion.collectives.train_tasks import MODELS, DigitsTask, Task, TextTask, make_model
+from companion.collectives.tree import tree_all_reduce
+from companion.training import fit
+
+__all__ = ["ALGORITHMS", "main", "run_from_shell"]
+
+ALGORITHMS: dict[str, Callable[..., Any]] = {
+    "ring": ring_all_reduce,
+    "tree": tree_all_reduce,
+    "halving_doubling": halving_doubling_all_reduce,
+    "parameter_server": parameter_server_all_reduce,
+    "hierarchical": hierarchical_all_reduce,
+    "shared_memory": shared_memory_all_reduce,
+}
+# What decides a run's numbers. More --steps carry a finished run on.
+SETTINGS = ("data", "model", "batch_size", "optimizer", "learning_rate", "dtype", "seed")
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Train as the command line asks, on every rank of the group.
+
+    Returns:
+        ``loss`` of every step, those before a restart included, and what the task measures on
+        held-out data: ``accuracy`` or ``nats_per_byte``.
+
+    Raises:
+        FloatingPointError: If the loss is not finite.
+        PeerLost: If a rank is gone.
+        ValueError: If settings do not fit each other, the other ranks' or the checkpoint's.
+    """
+    options = _parser().parse_args(arguments)
+    _complete(options)
+    with training_group(options.device, timeout_s=options.timeout_s) as device:
+        if options.batch_size < distributed.get_world_size():
+            raise ValueError(
+                f"expected a batch of at least {distributed.get_world_size()} rows, one for "
+                f"every rank, got --batch-size {options.batch_size}"
+            )
+        return _run(options, device)
+
+
+def run_from_shell() -> int:
+    """``main``, with the exit status and the words for someone who lost a rank."""
+    try:
+        main()
+    except PeerLost as error:
+        print(f"{error}\nThe same command carries on from the last checkpoint.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    settings = _Settings({n: getattr(options, n) for n in SETTINGS}, options.out, options.fresh)
+    check_same_settings(vars(options) | {"steps in the checkpoint": settings.done})
+    task, model = _task_and_model(options, device)
+    step = TrainingStep(
+        task,
+        model,
+        optimizer=options.optimizer,
+        learning_rate=options.learning_rate,
+        zero=options.zero,
+        bucket_bytes=options.bucket_bytes,
+        reduce=ALGORITHMS[options.algorithm],
+    )
+    ranks = distributed.get_world_size()
+    _say(
+        f"{ranks} rank{'s' * (ranks > 1)}, {options.algorithm}, ZeRO stage {options.zero}: "
+        f"{options.model} with {sum(p.numel() for p in model.parameters()):,} parameters, "
+        f"step {settings.done} of {options.steps}"
+    )
+    history = _fit(step, model, settings, options)
+    measured = task.held_out(model)
+    if _is_first():
+        # Copies, since ZeRO's weights are views of one row.
+        weights = {name: value.cpu().clone() for name, value in model.state_dict().items()}
+        save_file(weights, options.out / "model.safetensors")
+    if step.memory:
+        bytes_of = ", ".join(f"{name} {n:,}" for name, n in step.memory._asdict().items())
+        _say(f"bytes on rank 0: {bytes_of}")
+    _say("held out: " + ", ".join(f"{name} {value:.4f}" for name, value in measured.items()))
+    return history | measured
+
+
+def _task_and_model(options: argparse.Namespace, device: torch.device) -> tuple[Task, nn.Module]:
+    dtype = getattr(torch, options.dtype)
+    if options.data == "digits":
+        task: Task = DigitsTask(dtype=dtype, device=device)
+    else:
+        task = TextTask(device=device)
+    return task, make_model(options.model, seed=options.seed).to(device, dtype)
+
+
+def _fit(
+    step: TrainingStep, model: nn.Module, settings: "_Settings", options: argparse.Namespace
+) -> dict[str, list[float]]:
+    if _is_first():
+        options.out.mkdir(parents=True, exist_ok=True)
+        if options.fresh:  # else a run killed before its first save would continue the old one
+            settings.checkpoint.unlink(missing_ok=True)
+    draws = torch.Generator().manual_seed(options.seed)
+    optimizer = GatheredState(step.optimizer)
+
+    def numbered(batch: tuple[int, Tensor]) -> Tensor:
+        i, rows_B = batch
+        loss = step(rows_B)
+        if (i + 1) % options.checkpoint_every == 0 or i + 1 == options.steps:  # fit saves next
+            optimizer.gather()
+        return loss
+
+    def drawn(i: int) -> tuple[int, Tensor]:
+        return i, torch.randint(step.task.rows, (options.batch_size,), generator=draws)
+
+    return fit(
+        numbered,
+        drawn,
+        steps=options.steps,
+        state={"model": model, "optimizer": optimizer, "settings": settings},
+        generators={"draws": draws},
+        checkpoint=settings.checkpoint,
+        checkpoint_every=options.checkpoint_every,
+        resume=not options.fresh,
+        save=_is_first(),
+        progress=_is_first() and not options.quiet,
+    )
+
+
+class _Settings:
+    """What decides a run's numbers; a checkpoint made with others is refused."""
+
+    def __init__(self, values: Mapping[str, Any], out: Path, fresh: bool) -> None:
+        self.values = dict(values)
+        self.checkpoint = out / "checkpoint.safetensors"
+        self.done = 0
+        if self.checkpoint.exists() and not fresh:
+            saved = read_checkpoint(self.checkpoint)
+            self.load_state_dict(saved["state"].get("settings", {}))
+            self.done = saved["done"]
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.values
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        for name, expected in self.values.items():
+            if state_dict.get(name) != expected:
+                raise ValueError(
+                    f"expected {name} = {expected!r} in {self.checkpoint}, got "
+                    f"{state_dict.get(name)!r}; start again with --fresh, or write to another --out"
+                )
+
+
+def _is_first() -> bool:
+    return distributed.get_rank() == 0
+
+
+def _say(line: str) -> None:
+    """Print a line once for all ranks, above a progress bar."""
+    if _is_first():
+        tqdm.write(line)
+
+
+def _complete(options: argparse.Namespace) -> None:
+    models = MODELS[options.data]
+    options.model = options.model or models[0]
+    if options.model not in models:
+        raise ValueError(
+            f"expected --model {' or '.join(models)} for --data {options.data}, got {options.model}"
+        )
+    if options.zero and options.algorithm != "ring":
+        raise ValueError(
+            f"expected --algorithm ring for --zero {options.zero}, which is made of the ring's two "
+            f"halves, got {options.algorithm}"
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m companion.collectives.train",
+        description="Train on one process, or under torchrun on many, with the result of one. "
+        "Stop at any time: the same command carries on from its last checkpoint.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--data", choices=MODELS, default="digits", help="the Python reference is the text")
+    add("--model", choices=sum(MODELS.values(), ()), help="mlp or cnn for digits, transformer")
+    add("--steps", type=_at_least_1, default=300, help="of the whole run")
+    add("--batch-size", type=_at_least_1, default=120, help="of all ranks together")
+    add("--optimizer", choices=OPTIMIZERS, default="adamw", help=" ")
+    add("--learning-rate", type=float, default=3e-3, help=" ")
+    add("--algorithm", choices=ALGORITHMS, default="ring", help="of the all-reduce")
+    add("--zero", type=int, choices=(0, 1, 2), default=0, help="stage; 0 is plain data parallelism")
+    add("--bucket-bytes", type=_at_least_1, default=25 * 2**20, help="gradients sent together")
+    add("--dtype", choices=("float32", "float64"), default="float32", help="of the weights")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="of all ranks")
+    add("--seed", type=int, default=0, help="of weights and batches")
+    add("--out", type=Path, default=Path("collectives_run"), help="folder for the results")
+    add("--checkpoint-every", type=_at_least_1, default=50, help="steps")
+    add("--timeout-s", type=float, default=120.0, help="how long a rank waits for another one")
+    add("--fresh", action="store_true", help="start again in --out, whatever is there")
+    add("--quiet", action="store_true", help="show no progress bar")
+    return parser
+
+
+def _at_least_1(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(run_from_shell())

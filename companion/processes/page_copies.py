@@ -1,0 +1,72 @@
+"""Copy-on-write, watched: what parent and child are charged for memory from before the fork.
+
+With a fraction w overwritten, the rest is shared by two, so each is charged
+
+    w · size + (1 − w) · size / 2
+
+Chapter: course/10_processes.ipynb.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from companion.processes.alone import run_alone
+
+__all__ = ["CopyRow", "copy_on_write"]
+
+
+class CopyRow(NamedTuple):
+    """What the two processes are charged once the child has written.
+
+    Fields:
+        written: The fraction that the child has overwritten.
+        parent_bytes, child_bytes: Proportional set size (PSS) of that memory in each.
+    """
+
+    written: float
+    parent_bytes: int
+    child_bytes: int
+
+    @property
+    def parent_mib(self) -> float:
+        """In MiB."""
+        return self.parent_bytes / 2**20
+
+    @property
+    def child_mib(self) -> float:
+        """In MiB."""
+        return self.child_bytes / 2**20
+
+
+def copy_on_write(size_bytes: int, *, writes: Sequence[float] = (0, 0.25, 0.5, 1)) -> list[CopyRow]:
+    """Fill memory, fork, let the child overwrite a part of it, and ask who is charged how much.
+
+    It happens in a fresh small process, which forks a new child for each fraction. Only the memory
+    filled is counted, not the interpreter around it.
+
+    Args:
+        size_bytes: Of the memory; rounded up to whole pages.
+        writes: The fractions, each in [0, 1].
+
+    Returns:
+        One row for each fraction.
+
+    Raises:
+        ValueError: A fraction or the size is out of range.
+        NotImplementedError: The system is not Linux.
+
+    Example:
+        >>> for row in copy_on_write(2**20, writes=(0, 1)):
+        ...     print(row.written, f"{row.parent_mib:.1f} {row.child_mib:.1f}")
+        0 0.5 0.5
+        1 1.0 1.0
+    """
+    if not Path("/proc/self/smaps").exists():
+        raise NotImplementedError("expected Linux with /proc/<pid>/smaps, which is not here")
+    if size_bytes < 1:
+        raise ValueError(f"size_bytes must be at least 1, got {size_bytes}")
+    if wrong := [part for part in writes if not 0 <= part <= 1]:
+        raise ValueError(f"fractions written must be in [0, 1], got {wrong[0]}")
+    charged = run_alone("alone_copies", size_bytes, *map(float, writes))
+    return [CopyRow(part, *both) for part, both in zip(writes, charged, strict=True)]

@@ -1,0 +1,56 @@
+"""What it costs to hand the turn to another worker.
+
+Chapter: course/10_processes.ipynb.
+"""
+
+import os
+import statistics
+from dataclasses import dataclass
+from typing import Literal
+
+from companion.processes.alone import run_alone
+
+__all__ = ["SwitchCost", "measure_switch"]
+
+
+@dataclass(frozen=True)
+class SwitchCost:
+    """Time from letting the other one go on to the moment when it does.
+
+    Fields:
+        kind: ``"thread"`` or ``"process"``.
+        n: Round trips measured.
+        median_s, fastest_s: Of one way, that is half a round trip.
+    """
+
+    kind: Literal["thread", "process"]
+    n: int
+    median_s: float
+    fastest_s: float
+
+
+def measure_switch(n: int, *, kind: Literal["thread", "process"] = "thread") -> SwitchCost:
+    """Two workers take turns: one wakes the other and sleeps until it is woken itself.
+
+    Threads wake each other with a lock, processes with a byte in a pipe. It happens in a fresh
+    small process; on several cores the two may lie on different ones.
+
+    Args:
+        n: Round trips, at least 1.
+        kind: Of the two workers.
+
+    Raises:
+        ValueError: ``n`` is out of range, there is no such kind, or the system cannot fork.
+
+    Example:
+        >>> cost = measure_switch(50)
+        >>> 0 < cost.fastest_s <= cost.median_s
+        True
+    """
+    kinds = ["thread", "process"] if hasattr(os, "fork") else ["thread"]
+    if kind not in kinds:
+        raise ValueError(f"kind must be one of {kinds} on this system, got {kind!r}")
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    seconds = run_alone("alone_switch", kind, n, timeout_s=60 + n / 1000)
+    return SwitchCost(kind, n, statistics.median(seconds), min(seconds))
