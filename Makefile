@@ -4,15 +4,10 @@ PYTHON ?= python3
 LAB_FLAGS ?=
 BENCH ?=
 NB ?=
-# Two processes, each with whole files of tests; they share the cores (see conftest.py).
-# One after the other, as plain pytest does: make test-unit UNIT_WORKERS=
-UNIT_WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
+SLUG ?=
 
 BIN := .venv/bin
-CHAPTERS := $(sort $(wildcard course/[0-9][0-9]_*.ipynb))
-SANITISE := tests/course/nbval_sanitise.cfg
-# Chapters run side by side when there are several; then none may assume two free cores.
-NB_WORKERS := $(if $(word 2,$(CHAPTERS)),-n 2 --dist loadfile)
+STAGES := $(BIN)/python tests/stages.py
 # JupyterLab refuses to run as root unless told; in a container there is often no other user.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
@@ -23,7 +18,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 # The terminals of the Lab, `!torchrun` in a cell and pre-commit find the course's tools.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup lab test test-unit test-site test-nb test-gpu lint format book serve \
+.PHONY: help setup lab test test-unit test-site test-nb test-cpus test-gpu check lint format book serve \
         bench exercises grade chapter hooks lock clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
@@ -39,17 +34,23 @@ setup:
 lab: setup  ## open JupyterLab on the course (LAB_FLAGS="--no-browser --port=8899" passes through)
 	$(BIN)/python -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)/course" $(AS_ROOT) $(LAB_FLAGS)
 
-test: setup lint test-unit book test-site test-nb  ## everything: code, exercises, the site in a browser, all chapters
+test: setup  ## everything: code, exercises, the site in a browser, all chapters
+	$(STAGES) test
+
+check: setup  ## everything about one chapter (SLUG=lora), or about those that you changed
+	$(STAGES) check $(SLUG)
 
 test-unit: setup  ## unit tests, doctests, set-up, exercises, the chapters' form
-	$(BIN)/python -m pytest $(UNIT_WORKERS) tests companion --doctest-modules -m "not browser"
+	$(STAGES) test unit
 
-test-site: setup  ## the built site in Chromium (skipped where there is none); needs `make book`
-	$(BIN)/python -m pytest tests/site -m browser
+test-site: setup  ## the built site in Chromium (skipped where there is none)
+	$(STAGES) test book site
 
 test-nb: setup  ## run every chapter and compare with its stored outputs
-	$(if $(CHAPTERS),,$(error there is no chapter in course/))
-	$(BIN)/python -m pytest --nbval $(CHAPTERS) --nbval-sanitize-with $(SANITISE) $(NB_WORKERS)
+	$(STAGES) test chapters
+
+test-cpus: setup  ## unit tests and chapters as other processors compute (SLUG=lora)
+	$(STAGES) cpus $(SLUG)
 
 test-gpu: setup  ## the tests that need a CUDA device
 	@$(BIN)/python -c "import torch; raise SystemExit(not torch.cuda.is_available())" || { \

@@ -1,6 +1,7 @@
 """What every pytest run of this project shares: cleaned chapters, GPU tests, Triton on the CPU."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,32 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Number the cells of cleaned chapters in memory, and skip GPU tests where there is no GPU.
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--chapter",
+        action="append",
+        metavar="SLUG",
+        help="only tests whose file, or one of whose parameters, belongs to this chapter",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Choose and order the tests, number the cells of chapters, and skip what needs a GPU.
+
+    Files with a slow test come last, so that a red test shows early; the exercises, which take
+    longest, first among them.
 
     Chapters are kept with null execution counts. nbval takes such a cell for one that was never
     run: it refuses the cell when it has outputs, and compares nothing when it has none. Numbered,
     every cell is compared, also a cell that must print nothing.
     """
+    if slugs := config.getoption("chapter"):
+        of_chapter = re.compile(rf"(?<![a-z_])(\d\d_)?({'|'.join(slugs)})(?![a-z_])")
+        others = [item for item in items if not of_chapter.search(item.nodeid)]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if of_chapter.search(item.nodeid)]
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path in slow, item.path.name != "test_exercises.py"))
     for item in items:
         if type(item).__name__ == "IPyNbCell" and item.cell.execution_count is None:
             item.cell.execution_count = item.cell_num + 1

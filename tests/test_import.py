@@ -11,17 +11,17 @@ import companion
 
 def run(code: str) -> str:
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=250
     )
     return result.stdout
 
 
 def test_importing_the_package_takes_under_50_ms():
     code = (
-        "import time; start = time.perf_counter(); import companion; "
-        "print(time.perf_counter() - start)"
+        "import time; start = time.process_time(); import companion; "
+        "print(time.process_time() - start)"
     )
-    # The fastest of three: a busy machine may delay one of them.
+    # Of the processor, for other programs may share it; and the fastest of three.
     assert min(float(run(code)) for _ in range(3)) < 0.05
 
 

@@ -87,6 +87,7 @@ def spectral_normalise_(
 
     Example:
         >>> layer = nn.Linear(3, 2)
+        >>> _ = nn.init.constant_(layer.weight, 7.0)
         >>> spectral_normalise_(layer)
         >>> round(torch.linalg.matrix_norm(layer.weight, ord=2).item(), 3)
         1.0

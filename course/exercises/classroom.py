@@ -17,7 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -158,24 +158,15 @@ def stopped_cells(path: Path) -> str:
     return f"stopped: {', '.join(names)}" if names else ""
 
 
-def grade(root: Path, slug: str, students: list[str], *, timeout: int | None) -> list[Graded]:
-    """Grade the class side by side, one submission for each core."""
-    release(root, slug, record=True)
-    jobs = os.cpu_count() or 1
-    with ProcessPoolExecutor(
-        jobs,
-        get_context("spawn"),
-        initializer=log_all_to,
-        initargs=(root / "grading.log",),
-    ) as pool:
-        futures = {s: pool.submit(grade_one, root, slug, s, timeout) for s in students}
-        graded = []
-        for student, future in futures.items():
-            try:
-                graded.append(future.result())
-            except Exception as error:  # a grader that was killed
-                graded.append(Graded(student, f"the grader ended early ({error!r:.60})"))
-            print(progress(graded[-1]), flush=True)
+def collect(futures: dict[str, Future]) -> list[Graded]:
+    """What became of each student's submission, with a line for each as it ends."""
+    graded = []
+    for student, future in futures.items():
+        try:
+            graded.append(future.result())
+        except Exception as error:  # a grader that was killed
+            graded.append(Graded(student, f"the grader ended early ({error!r:.60})"))
+        print(progress(graded[-1]), flush=True)
     return graded
 
 
@@ -218,7 +209,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     slugs = options.slugs or known
     if options.action == "grade":
-        return max([grade_class(root, s, options) for s in slugs], default=0)
+        return grade(root, slugs, options)
     for slug in slugs:
         if options.action == "release":
             release(root, slug, record=False)
@@ -228,23 +219,46 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def grade_class(root: Path, slug: str, options: argparse.Namespace) -> int:
-    """Grade one assignment; 1 if a submission could not be graded."""
-    students = sorted(path.parent.name for path in root.glob(f"submitted/*/{slug}"))
-    chosen = [name for name in students if not options.student or name in options.student]
-    if not chosen:
-        print(f"{slug}: nothing to grade in submitted/STUDENT/{slug}/")
-        return 0
+def grade(root: Path, slugs: list[str], options: argparse.Namespace) -> int:
+    """Grade assignments side by side, one submission for each core; 1 if one could not be."""
+    classes: dict[str, list[str]] = {}
+    for slug in slugs:
+        students = class_of(root, slug)
+        if chosen := [name for name in students if name in (options.student or students)]:
+            release(root, slug, record=True)
+            classes[slug] = chosen
+        else:
+            print(f"{slug}: nothing to grade in submitted/STUDENT/{slug}/")
     with tempfile.TemporaryDirectory() as scratch:  # IPython's and the kernels' files
         os.environ |= {"IPYTHONDIR": scratch, "JUPYTER_RUNTIME_DIR": scratch}
         os.environ["OMP_NUM_THREADS"] = "1"  # one core for each notebook
-        graded = grade(root, slug, chosen, timeout=options.timeout)
-    # The table shows the whole class; who was not chosen keeps the word of the run before.
+        log = (root / "grading.log",)
+        with ProcessPoolExecutor(
+            os.cpu_count(), get_context("spawn"), initializer=log_all_to, initargs=log
+        ) as pool:
+            futures = {
+                slug: {s: pool.submit(grade_one, root, slug, s, options.timeout) for s in students}
+                for slug, students in classes.items()
+            }
+            return max([report(root, slug, collect(f)) for slug, f in futures.items()], default=0)
+
+
+def class_of(root: Path, slug: str) -> list[str]:
+    """Names of the students who handed something in."""
+    return sorted(path.parent.name for path in root.glob(f"submitted/*/{slug}"))
+
+
+def report(root: Path, slug: str, graded: list[Graded]) -> int:
+    """Write and print the marks of one assignment; 1 if a submission could not be graded.
+
+    The table shows the whole class; who was not chosen keeps the word of the run before.
+    """
     target = root / "grades" / f"{slug}.csv"
-    new = Graded("", "not graded yet")
+    before, new = earlier(target), Graded("", "not graded yet")
+    chosen = {one.student for one in graded}
     others = [
-        earlier(target).get(name, new._replace(student=name))
-        for name in students
+        before.get(name, new._replace(student=name))
+        for name in class_of(root, slug)
         if name not in chosen
     ]
     db_url = settings(root, slug).CourseDirectory.db_url

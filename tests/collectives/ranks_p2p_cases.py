@@ -27,6 +27,7 @@ GROUPS = {
 }
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64)
 OPS = ("sum", "mean", "max", "min", "prod")
+SMALL = {("mean", torch.float32), ("sum", torch.int64), ("prod", torch.float32)}
 COMBINE = {
     "sum": torch.add,
     "mean": torch.add,
@@ -34,7 +35,6 @@ COMBINE = {
     "max": torch.maximum,
     "min": torch.minimum,
 }
-SMALL = {("mean", torch.float32), ("sum", torch.int64)}
 GLOO = {
     "sum": distributed.ReduceOp.SUM,
     "mean": distributed.ReduceOp.SUM,
@@ -78,19 +78,16 @@ def replay(name, inputs, op):
     return total / len(inputs) if op == "mean" else total
 
 
-def cases(size, *, is_full):
-    """(op, dtype, number of elements); unless full, every op and every dtype, but not all pairs."""
+def cases(size):
+    """(op, dtype, number of elements)."""
     for op, dtype in itertools.product(OPS, DTYPES):
         if op == "mean" and not dtype.is_floating_point:
             continue
-        if not is_full and op != "sum" and dtype != torch.float32:
-            continue
-        has_small = (is_full and dtype in (torch.float32, torch.int64)) or (op, dtype) in SMALL
-        for n in dict.fromkeys((*((0, 1, size - 1, 10) if has_small else ()), 1003)):
+        small = (0, 1, size - 1, 10) if (op, dtype) in SMALL else ()
+        for n in dict.fromkeys((*small, 1003)):
             yield op, dtype, n
     yield "sum", torch.float32, 100_003
-    if is_full:
-        yield "max", torch.bfloat16, 100_003
+    yield "max", torch.bfloat16, 100_003
 
 
 def inputs_of(size, op, dtype, n):
@@ -129,9 +126,9 @@ def gap(ours, theirs, inputs, op):
     return float(((ours.double() - theirs.double()).abs() / bound(inputs, op)).max())
 
 
-def run_cases(group, place, size, *, is_full):
+def run_cases(group, place, size):
     rows = []
-    for op, dtype, n in cases(size, is_full=is_full):
+    for op, dtype, n in cases(size):
         inputs = inputs_of(size, op, dtype, n)
         theirs = inputs[place].clone()
         distributed.all_reduce(theirs, GLOO[op], group=group)
@@ -166,17 +163,16 @@ def reduce_scatter_row(group, place, inputs, op, dtype, n):
     }
 
 
-def all_groups(rank, world_size, layouts, is_full):
+def all_groups(rank, world_size):
     """Rows of every group that this rank is in, by the group's members."""
     torch.set_num_threads(1)
     result = {}
-    for name in layouts:
-        parts = GROUPS[name]
+    for parts in GROUPS.values():
         # Everybody takes part in making each group, then the groups run side by side.
         groups = [distributed.new_group(members, sort_ranks=False) for members in parts]
         for members, group in zip(parts, groups, strict=True):
             if rank in members:
                 place = members.index(rank)
-                result[tuple(members)] = run_cases(group, place, len(members), is_full=is_full)
+                result[tuple(members)] = run_cases(group, place, len(members))
     distributed.barrier()
     return result

@@ -103,7 +103,7 @@ def test_asynchronous_calls_run_in_order_on_one_thread():
     group, gate, seen = Group(), threading.Event(), []
 
     def call(number):
-        gate.wait(10)  # until all have been started
+        gate.wait(100)  # until all have been started
         seen.append((number, threading.get_ident()))
         return torch.tensor(number)
 

@@ -5,7 +5,7 @@ import pytest
 from companion.processes import launch
 from tests.collectives import ranks_p2p_cuda as ranks
 
-pytestmark = [pytest.mark.gpu, pytest.mark.timeout(200)]
+pytestmark = pytest.mark.gpu
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,6 @@ from companion.collectives.host_runs import HostFailed, run_on_hosts
 from companion.collectives.hosts import main
 
 needs_hosts = pytest.mark.skipif(bool(why_not()), reason=f"no simulated hosts: {why_not()}")
-pytestmark = pytest.mark.timeout(120)
-
 RANKS = str(Path(__file__).with_name("ranks_hosts.py"))
 RATE_MBIT = 160.0
 SIZE_BYTES = 3 * 2**20
@@ -38,7 +36,7 @@ def runs_elsewhere(command):
 def reports():
     """What two ranks on each of two hosts saw, in rank order."""
     with simulated_hosts(2, rate_mbit=RATE_MBIT) as hosts:
-        outputs = run_on_hosts(hosts, [RANKS, str(SIZE_BYTES)], ranks_per_host=2, timeout_s=100)
+        outputs = run_on_hosts(hosts, [RANKS, str(SIZE_BYTES)], ranks_per_host=2, timeout_s=250)
     lines = [line for output in outputs for line in output.splitlines() if line.startswith("{")]
     return sorted((json.loads(line) for line in lines), key=lambda report: report["rank"])
 
@@ -143,7 +141,7 @@ def test_two_transfers_share_a_link(sources, targets):
             to = [hosts[target].address, str(2**20)]
             command = hosts[source].command(*python, send, *to)
             senders.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-        said = [sender.communicate(timeout=30)[0].split() for sender in senders]
+        said = [sender.communicate(timeout=200)[0].split() for sender in senders]
         assert [receiver.wait(timeout=30) for receiver in receivers] == [0, 0]
     # From the first start to the last end, on the clock that all processes share.
     took_s = max(float(end) for _, end in said) - min(float(start) for start, _ in said)
@@ -159,7 +157,7 @@ def test_nothing_is_left_after_the_block_nor_after_an_error():
             time.sleep(0.01)
         assert hosts[1].pids() == [sleeper.pid]
         assert hosts[0].pids() == []
-    assert sleeper.wait(timeout=10) == -signal.SIGKILL
+    assert sleeper.wait(timeout=100) == -signal.SIGKILL
     assert names() == set()
     with pytest.raises(KeyboardInterrupt), simulated_hosts(1, rate_mbit=8):
         raise KeyboardInterrupt
@@ -283,7 +281,7 @@ def test_kill_ends_the_command_line_and_its_hosts():
         assert running.poll() is None
         time.sleep(0.01)
     os.kill(running.pid, signal.SIGTERM)
-    assert running.wait(timeout=20) == 128 + signal.SIGTERM
+    assert running.wait(timeout=100) == 128 + signal.SIGTERM
     assert names(running.pid) == set()
 
 

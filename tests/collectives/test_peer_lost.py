@@ -9,8 +9,6 @@ import pytest
 
 from tests.collectives import ranks_p2p_dying as ranks
 
-pytestmark = pytest.mark.timeout(90)
-
 
 @contextlib.contextmanager
 def started(target, size, *args):
@@ -31,18 +29,18 @@ def started(target, size, *args):
 def test_a_killed_rank_is_an_error_on_all_others(algorithm, tmp_path):
     with started(ranks.rank_that_survives_or_not, 4, str(tmp_path), algorithm) as processes:
         for process in processes:
-            process.join(60)
+            process.join(200)
     assert processes[2].exitcode == -signal.SIGKILL
     reports = {rank: json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1, 3)}
     for rank, report in reports.items():
         assert report["error"].startswith(f"PeerLost: rank {rank} of 4 lost rank ")
-        assert report["seconds"] < ranks.TIMEOUT_S + 3
+        assert report["seconds"] < 60 < ranks.TIMEOUT_S
     # Somebody met the dead one itself; others may have lost those who left because of it.
     assert any(" lost rank 2 while" in report["error"] for report in reports.values())
 
 
 def test_a_call_that_never_ends_does_not_keep_its_rank_alive(tmp_path):
     with started(ranks.leaves_with_a_call_under_way, 2, str(tmp_path)) as (leaver, sleeper):
-        leaver.join(40)
+        leaver.join(100)
         assert leaver.exitcode == 0
         assert sleeper.is_alive()

@@ -62,7 +62,7 @@ def test_hierarchical_is_its_closed_form(ranks, per_host, per_nic):
 def test_65536_ranks_in_seconds(algorithm):
     start = time.perf_counter()
     trace = simulate(algorithm, ranks=65_536, bytes=14e9, topology=FLAT, gamma_s_per_byte=GAMMA)
-    assert time.perf_counter() - start < 10
+    assert time.perf_counter() - start < 60
     expected = collective_cost(algorithm, ranks=65_536, bytes=14e9, **MODEL)
     assert trace.total_s == pytest.approx(expected, rel=1e-12)
 

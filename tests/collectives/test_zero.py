@@ -12,7 +12,6 @@ from companion.collectives.zero_memory import zero_memory_bytes
 from companion.processes import launch
 from tests.collectives import ranks_zero as ranks
 
-pytestmark = pytest.mark.timeout(120)
 RANKS = 3
 TIGHT = {"atol": 1e-14, "rtol": 1e-12}
 

@@ -24,7 +24,7 @@ widgets.VBox([frames, slider, play])"""
 
 def make(path: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPT), *options, str(path)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
 
 
 def save(path: Path, *sources: str) -> Path:

@@ -111,7 +111,7 @@ def test_other_threads_choose_for_themselves():
     inside, done, seen = threading.Event(), threading.Event(), []
 
     def other():
-        inside.wait(10)
+        inside.wait(100)
         seen.append(chosen_backend("cpu", torch.float32))
         done.set()
 
@@ -119,7 +119,7 @@ def test_other_threads_choose_for_themselves():
     thread.start()
     with attention_backend("naive"):
         inside.set()
-        done.wait(10)
+        done.wait(100)
     thread.join()
     assert seen == ["tiled"]
 
@@ -148,4 +148,4 @@ def test_import_brings_no_triton():
         "q = torch.ones(1, 1, 2, 16, requires_grad=True)\n"
         "flash_attention(q, q, q).sum().backward()\n"
     )
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=250)

@@ -50,7 +50,7 @@ def start(script: str, *, cwd: Path, **variables: str) -> subprocess.CompletedPr
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=250,
         check=False,
     )
 
@@ -265,7 +265,7 @@ def test_interrupted_then_without_network(house: Path) -> None:
         assert time.monotonic() < deadline, "pip was not reached"
         time.sleep(0.2)
     first.send_signal(signal.SIGTERM)
-    _, said = first.communicate(timeout=30)
+    _, said = first.communicate(timeout=200)
     assert first.returncode == 130
     assert b"interrupted" in said
     assert bootstrap.read_stamp(house / ".venv") is None
@@ -277,7 +277,7 @@ def test_interrupted_then_without_network(house: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=250,
         check=False,
     )
     assert again.returncode == 1

@@ -502,7 +502,7 @@ def test_log_drops_what_will_be_written_again(tmp_path):
 def start(command: list[str]) -> subprocess.CompletedProcess:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
-        [sys.executable, *command], env=environment, timeout=120, capture_output=True, text=True
+        [sys.executable, *command], env=environment, timeout=250, capture_output=True, text=True
     )
 
 

@@ -8,8 +8,6 @@ import pytest
 from companion.bench import processes
 from companion.processes.workloads import matmul
 
-pytestmark = pytest.mark.timeout(120)
-
 LAUNCH = 3  # its place among the workloads
 
 

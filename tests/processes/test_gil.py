@@ -14,7 +14,7 @@ from companion.processes.gil_figure import GilTurns, describe_gil, draw_gil, gil
 from companion.processes.gil_spans import GilSpan, gil_timeline
 from companion.processes.interpreter_lock import FreeThreading, free_threading
 
-pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("nothing_left")]
+pytestmark = pytest.mark.usefixtures("nothing_left")
 LOCKED = pytest.mark.skipif(not free_threading().gil_enabled, reason="no interpreter lock")
 BY_HAND = [GilSpan(1, 0.0, 0.004), GilSpan(0, 0.004, 0.005), GilSpan(0, 0.007, 0.01)]
 

@@ -10,8 +10,6 @@ from companion.explore import frames
 from companion.processes.interleaving_figure import describe_interleaving, draw_interleaving
 from companion.processes.lost_update import race
 
-pytestmark = pytest.mark.timeout(60)
-
 SCHEDULE = [0, 1, 0, 0, 0, 1, 1, 0, 0, 1, 1, 1]
 
 

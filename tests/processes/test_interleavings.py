@@ -9,8 +9,6 @@ import pytest
 
 from companion.processes.interleavings import all_interleavings
 
-pytestmark = pytest.mark.timeout(60)
-
 
 def multinomial(each: int, workers: int) -> int:
     return factorial(each * workers) // factorial(each) ** workers

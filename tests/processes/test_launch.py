@@ -15,7 +15,7 @@ from companion.processes import probes
 from companion.processes.launching import launch
 from tests.processes import ranks_launch as ranks
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("nothing_left")]
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 ROOT = Path(__file__).parents[2]
 
@@ -118,7 +118,7 @@ def run_in(folder, *command):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
 

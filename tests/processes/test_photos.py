@@ -60,7 +60,6 @@ def test_a_crop_shows_a_part_of_the_picture():
     assert min(slopes) < 0 < max(slopes)
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", ["thread", "process"])
 def test_the_same_pictures_whatever_the_workers(files, kind):
     """Threads share all modules: a choice drawn from global state would be anybody's."""
@@ -72,7 +71,6 @@ def test_the_same_pictures_whatever_the_workers(files, kind):
             assert pool.map(augment_python, jobs[:3]) == alone[1]
 
 
-@pytest.mark.timeout(60)
 def test_the_jobs_of_a_process_do_not_wait_for_pytorch(files):
     with WorkerPool(1) as pool:
         pool.submit(augment_python, (files["cat"], 0)).result()

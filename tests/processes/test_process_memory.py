@@ -15,7 +15,7 @@ from companion.processes.pss import memory_pss
 
 LINUX = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="not Linux")
 FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("nothing_left")]
+pytestmark = pytest.mark.usefixtures("nothing_left")
 MIB = 2**20
 
 

@@ -20,7 +20,7 @@ from tests.processes import ranks_launch as ranks
 from tests.processes.test_launch_leftovers import script, started
 
 LINUX = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="no memfd_create")
-pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("nothing_left")]
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 ROOT = Path(__file__).parents[2]
 SHM = Path("/dev/shm")
@@ -214,7 +214,7 @@ def test_a_process_of_another_tracker_takes_it_from_nobody(make):
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
             check=False,
         )
         assert (done.returncode, done.stderr) == (0, "")
@@ -235,7 +235,7 @@ def test_a_block_of_memory(kind):
         os.close(same.fd)
 
 
-def wait_until(condition, within_s=5.0):
+def wait_until(condition, within_s=100.0):
     import time
 
     end = time.monotonic() + within_s

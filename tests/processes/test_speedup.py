@@ -16,7 +16,7 @@ from companion.processes.crew import Crew, WorkFailed
 from companion.processes.throughput import SpeedupRow, SpeedupTable, speedup
 from tests.processes import crew_tasks
 
-pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("nothing_left")]
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ import pytest
 from companion.processes import thread_list
 from companion.processes.thread_list import ThreadInfo, threads
 
-pytestmark = pytest.mark.timeout(60)
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
 

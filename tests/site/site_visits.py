@@ -5,12 +5,13 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["PAGES", "SCHEMES", "SITE", "WIDTHS", "Visit", "open_page", "visit"]
+__all__ = ["PAGES", "SITE", "VIEWS", "Visit", "open_page", "visit"]
 
 SITE = Path(__file__).resolve().parents[2] / "jupyter_book" / "_build" / "html"
 PAGES = sorted(str(path.relative_to(SITE)) for path in SITE.glob("*.html"))
-SCHEMES = ["light", "dark"]
-WIDTHS = [390, 1280]  # a phone and a desktop, in CSS pixels
+# A phone and a desktop, in CSS pixels. Contrast depends on the scheme and fit on the width, and no
+# rule of the style sheets on both.
+VIEWS = [("light", 390), ("dark", 1280)]
 
 # Text that a reader sees with TeX in it: mathematics that MathJax has left alone.
 RAW_TEX = re.compile(r"\\\(|\\\[|\\begin\{|\\frac|\\sum|\\mathbb|\$[^\s$][^$]*\$")
