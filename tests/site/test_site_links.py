@@ -83,13 +83,22 @@ def test_a_page_has_a_title_of_its_own(pages, name):
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
-def test_the_download_button_gives_the_notebook(view, site_url, name):
-    page = open_page(view("light", 1280), f"{site_url}/{name}")
+def test_the_notebook_is_offered(pages, name):
+    notebook = Path(name).with_suffix(".ipynb").name
+    offered = {link for tag, _, link in pages[name].links if tag == "a" and notebook in link}
+    assert offered == {f"_sources/{notebook}"}
+    given = (SITE / "_sources" / notebook).read_text(encoding="utf-8")
+    assert json.loads(given) == json.loads((COURSE / notebook).read_text(encoding="utf-8"))
+
+
+def test_the_download_button_gives_what_is_offered(view, site_url):
+    """On one page, for the button is the theme's own."""
+    page = open_page(view("light", 1280), f"{site_url}/{CHAPTERS[0]}")
     page.locator(".dropdown-download-buttons > button").click()
     with page.expect_download() as download:
         page.locator(".dropdown-download-buttons a[href$='.ipynb']").click()
     given = Path(download.value.path()).read_bytes()
     page.close()
-    notebook = Path(name).with_suffix(".ipynb").name
+    notebook = Path(CHAPTERS[0]).with_suffix(".ipynb").name
     assert download.value.suggested_filename == notebook
-    assert json.loads(given) == json.loads((COURSE / notebook).read_text(encoding="utf-8"))
+    assert given == (SITE / "_sources" / notebook).read_bytes()
