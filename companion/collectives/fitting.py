@@ -6,7 +6,6 @@ Chapter: course/11_collectives.ipynb.  Dimension key: P ranks, S bytes.
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import nnls
 
 from companion.collectives.cost_model import Algorithm, cost_coefficients
 
@@ -50,6 +49,8 @@ def fit_alpha_beta(
         >>> f"{alpha_s:.3g} s, {beta_s_per_byte:.3g} s/B"
         '5e-06 s, 1e-09 s/B'
     """
+    from scipy.optimize import nnls  # a second, which no rank of a group should wait for
+
     sizes, times = _medians(sizes_bytes, times_s)
     factors = cost_coefficients(algorithm, ranks=ranks)
     if ranks == 1:
