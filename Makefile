@@ -91,5 +91,5 @@ lock: setup  ## resolve the newest allowed versions and rewrite constraints.txt
 	$(BIN)/python bootstrap.py --lock
 
 clean:  ## remove what is built; .venv stays (delete that folder to set up from nothing)
-	rm -rf jupyter_book/_build build companion.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf jupyter_book/_build build .times companion.egg-info .pytest_cache .ruff_cache .hypothesis
 	find companion tests course jupyter_book \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

@@ -21,7 +21,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[1]
-TIMES = ROOT / "build" / "times"  # pytest's own record of each stage
+TIMES = ROOT / ".times"  # pytest's own record of each stage
 # Folders of tests/: the chapters' slugs, and the rooms that all chapters share.
 ROOMS = sorted({path.parent.name for path in ROOT.glob("tests/*/test_*.py")})
 SLUGS = sorted(
