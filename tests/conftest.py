@@ -1,6 +1,7 @@
 """Fixtures that every room's tests share."""
 
 import contextlib
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -19,3 +20,12 @@ NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA devi
 def device(request: pytest.FixtureRequest) -> str:
     """Runs a test on the CPU and, where there is one, on a CUDA device."""
     return request.param
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Small tensors: two threads that share a busy machine wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -10,7 +10,7 @@ import scipy.linalg
 import torch
 from threadpoolctl import threadpool_info
 
-from companion.bench.machine import machine
+from companion.measure.machine import machine
 
 CHOOSING = r"OPENBLAS_|ATEN_|MKL_|ONEDNN_|DNNL_|OMP_|TORCH|TRITON_"
 

@@ -5,6 +5,6 @@ generator where something must stand while a workload is measured, and be taken 
 """
 
 from companion.bench.records import Record
-from companion.bench.workload import Workload
+from companion.measure.workload import Workload
 
 __all__ = ["Record", "Workload"]

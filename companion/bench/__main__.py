@@ -13,13 +13,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from companion.bench.machine import machine, versions
 from companion.bench.records import Record, write_records
 from companion.bench.table import terminal_table
-from companion.bench.workload import Workload
+from companion.measure.machine import machine, versions
+from companion.measure.workload import Workload
 
 if TYPE_CHECKING:
-    from companion.bench.timing import Comparison
+    from companion.measure.timing import Comparison
 
 __all__ = ["main", "slugs"]
 
@@ -63,7 +63,7 @@ def slugs() -> list[str]:
 
 
 def _measure(slug: str, device: str) -> list[Record]:
-    from companion.bench.timing import compare, limited_threads
+    from companion.measure.timing import compare, limited_threads
 
     results = []
     with limited_threads(THREADS):

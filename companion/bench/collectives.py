@@ -18,7 +18,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, distributed, nn
 
-from companion.bench.workload import Workload
 from companion.collectives import (
     DataParallel,
     algorithm_bandwidth,
@@ -30,6 +29,7 @@ from companion.collectives import (
 )
 from companion.collectives.delayed import delayed
 from companion.collectives.standing_ranks import StandingRanks
+from companion.measure.workload import Workload
 
 __all__ = ["workloads"]
 

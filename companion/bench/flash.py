@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from companion.bench.workload import Workload
 from companion.flash import flash_attention, naive_attention
+from companion.measure.workload import Workload
 
 __all__ = ["workloads"]
 

@@ -11,8 +11,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from companion.bench.workload import Workload
 from companion.lora import DoRALinear, LoRALinear
+from companion.measure.workload import Workload
 
 __all__ = ["workloads"]
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import distributed
 
-from companion.bench.workload import Workload
+from companion.measure.workload import Workload
 from companion.processes import SharedArray, WorkerPool, launch
 from companion.processes.probes import add_ranks
 from companion.processes.workloads import count_in_python, matmul

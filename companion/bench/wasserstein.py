@@ -12,7 +12,7 @@ from collections.abc import Callable
 import ot
 import torch
 
-from companion.bench.workload import Workload
+from companion.measure.workload import Workload
 from companion.wasserstein import exact_transport, sinkhorn, sliced_wasserstein, wasserstein_1d
 
 __all__ = ["workloads"]

@@ -12,6 +12,7 @@ Chapter: course/11_collectives.ipynb.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,6 @@ from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
 from tqdm import tqdm
 
-from companion.checkpoints import read_checkpoint
 from companion.collectives.halving_doubling import halving_doubling_all_reduce
 from companion.collectives.hierarchical import hierarchical_all_reduce
 from companion.collectives.parameter_server import parameter_server_all_reduce
@@ -34,6 +34,8 @@ from companion.collectives.train_step import OPTIMIZERS, GatheredState, Training
 from companion.collectives.train_tasks import MODELS, DigitsTask, Task, TextTask, make_model
 from companion.collectives.tree import tree_all_reduce
 from companion.training import fit
+from companion.training.arguments import at_least, between, recipe_arguments
+from companion.training.checkpoints import read_checkpoint
 
 __all__ = ["ALGORITHMS", "main", "run_from_shell"]
 
@@ -215,28 +217,22 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--data", choices=MODELS, default="digits", help="the Python reference is the text")
     add("--model", choices=sum(MODELS.values(), ()), help="mlp or cnn for digits, transformer")
-    add("--steps", type=_at_least_1, default=300, help="of the whole run")
-    add("--batch-size", type=_at_least_1, default=120, help="of all ranks together")
+    recipe_arguments(parser, steps=300, checkpoint_every=50, out="collectives_run")
+    add("--batch-size", type=at_least(1), default=120, help="of all ranks together")
     add("--optimizer", choices=OPTIMIZERS, default="adamw", help=" ")
-    add("--learning-rate", type=float, default=3e-3, help=" ")
+    add("--learning-rate", type=between(0, math.inf), default=3e-3, help=" ")
     add("--algorithm", choices=ALGORITHMS, default="ring", help="of the all-reduce")
     add("--zero", type=int, choices=(0, 1, 2), default=0, help="stage; 0 is plain data parallelism")
-    add("--bucket-bytes", type=_at_least_1, default=25 * 2**20, help="gradients sent together")
+    add("--bucket-bytes", type=at_least(1), default=25 * 2**20, help="gradients sent together")
     add("--dtype", choices=("float32", "float64"), default="float32", help="of the weights")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="of all ranks")
-    add("--seed", type=int, default=0, help="of weights and batches")
-    add("--out", type=Path, default=Path("collectives_run"), help="folder for the results")
-    add("--checkpoint-every", type=_at_least_1, default=50, help="steps")
-    add("--timeout-s", type=float, default=120.0, help="how long a rank waits for another one")
-    add("--fresh", action="store_true", help="start again in --out, whatever is there")
+    add(
+        "--timeout-s",
+        type=between(0, math.inf),
+        default=120.0,
+        help="how long a rank waits for another one",
+    )
     add("--quiet", action="store_true", help="show no progress bar")
     return parser
-
-
-def _at_least_1(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ from companion.flash.attention import flash_attention
 from companion.flash.backend import attention_backend
 from companion.flash.cost import hbm_bytes
 from companion.flash.decode import flash_decode
-from companion.flash.memory import peak_bytes
 from companion.flash.merging import merge_partials
 from companion.flash.naive import naive_attention
 from companion.flash.online import OnlineTrace, merge_normalisers, online_softmax, safe_softmax
 from companion.flash.tiled_function import tiled_attention
 from companion.flash.varlen import flash_attention_varlen
+from companion.measure.peak_memory import peak_bytes
 
 __all__ = [
     "OnlineTrace",

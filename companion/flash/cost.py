@@ -16,7 +16,15 @@ from typing import Literal, NamedTuple
 
 from companion.flash.arguments import check_count
 
-__all__ = ["ALGORITHMS", "Algorithm", "TileSizes", "check_sizes", "hbm_bytes", "tile_sizes"]
+__all__ = [
+    "ALGORITHMS",
+    "Algorithm",
+    "TileSizes",
+    "attention_flops",
+    "check_sizes",
+    "hbm_bytes",
+    "tile_sizes",
+]
 
 Algorithm = Literal["naive", "tiled", "flash"]
 ALGORITHMS = ("naive", "tiled", "flash")
@@ -107,3 +115,34 @@ def check_sizes(n: int, d: int, *, sram_bytes: int, element_bytes: int) -> None:
             f"sram_bytes must hold 4 rows of {d} numbers, {4 * d * element_bytes} bytes, "
             f"got {sram_bytes}"
         )
+
+
+def attention_flops(
+    n: int, d: int, *, heads: int = 1, causal: bool = False, backward: bool = False
+) -> int:
+    """Operations of attention's matrix products, by the convention of the field.
+
+        forward: 4 n² d (Q Kᵀ and P V)        backward: 10 n² d (five products, S among them again)
+
+    Both are halved with a causal mask. The exponentials are not counted.
+
+    Source: Dao 2023, arXiv:2307.08691, §4.1.
+
+    Args:
+        n: Length of queries and of keys.
+        d: Width of a head.
+        heads: Query heads, of all sequences together.
+        causal: Half of the scores.
+        backward: The backward pass alone, in place of the forward pass.
+
+    Raises:
+        TypeError, ValueError: A size is not an integer, or below 1.
+
+    Example:
+        >>> attention_flops(4096, 64, heads=32) / 1e9
+        137.438953472
+    """
+    for name, size in {"n": n, "d": d, "heads": heads}.items():
+        check_count(name, size)
+    products = 5 if backward else 2
+    return products * 2 * n * n * d * heads // (2 if causal else 1)

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from companion.flash.masks import Window, visible_TS
-from companion.flash.roofline import Ceilings, attainable_flops
+from companion.measure.roofline import Ceilings, attainable_flops
 
 __all__ = [
     "FULL",

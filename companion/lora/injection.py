@@ -9,14 +9,14 @@ from typing import get_args
 import torch
 from torch import nn
 
+from companion.adapters.matching import matching_layers, replace_layers_
+from companion.adapters.tied_weights import declare_untied_, shared_parameters
 from companion.lora.convolution import LoRAConv2d, is_conv2d
 from companion.lora.dora import DoRALinear
 from companion.lora.embedding import LoRAEmbedding, is_embedding
 from companion.lora.initialisation import init_pissa_
 from companion.lora.layer import LoRALayer, Variant
 from companion.lora.linear import LoRALinear, is_linear
-from companion.lora.matching import matching_layers, replace_layers_
-from companion.lora.tied_weights import declare_untied_, shared_parameters
 
 __all__ = ["add_lora", "lora_layers", "lora_parameters", "remove_lora_"]
 

@@ -9,10 +9,10 @@ Chapter: course/07_lora.ipynb.
 import torch
 from torch import Tensor, nn
 
+from companion.adapters.tied_weights import declare_untied_, shared_parameters
 from companion.lora.injection import lora_layers
 from companion.lora.layer import LoRALayer
 from companion.lora.linear import is_quantized
-from companion.lora.tied_weights import declare_untied_, shared_parameters
 
 __all__ = ["merge_lora_", "unmerge_lora_"]
 

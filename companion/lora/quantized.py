@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from companion.adapters.matching import matching_layers, replace_layers_
 from companion.lora.layer import LoRALayer
-from companion.lora.matching import matching_layers, replace_layers_
 from companion.lora.nf4 import QuantizedWeight, nf4_quantize
 
 __all__ = ["QuantizedLinear", "dequantize_base_", "quantize_base_"]

@@ -19,25 +19,27 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
-from companion.lora.files import save_lora
-from companion.lora.fine_tuning import FineTuning, Precision, stream
-from companion.lora.injection import add_lora, lora_layers, lora_parameters
-from companion.lora.jsonl import read_jsonl
-from companion.lora.layer import Variant
-from companion.lora.preparation import (
+from companion.language.fine_tuning import FineTuning, Precision
+from companion.language.jsonl import read_jsonl
+from companion.language.pretrained import (
     MAX_TOKENS,
     check_vocabulary,
-    default_targets,
     encode_records,
     longest_sequence,
     pretrained,
-    quantize_linear_layers_,
     split,
 )
-from companion.lora.process_group import check_alike, is_first, process_group, say
-from companion.lora.records import Example, predicted_tokens
-from companion.lora.run_record import Evaluations, Log, Settings
+from companion.language.records import Example, predicted_tokens
+from companion.lora.files import save_lora
+from companion.lora.injection import add_lora, lora_layers, lora_parameters
+from companion.lora.layer import Variant
+from companion.lora.learning_rates import lora_plus_groups
+from companion.lora.preparation import default_targets, quantize_linear_layers_
 from companion.training import fit
+from companion.training.arguments import at_least, between, recipe_arguments
+from companion.training.process_group import check_alike, is_first, process_group, say
+from companion.training.run_record import Evaluations, Log, Settings
+from companion.training.seeds import stream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -72,14 +74,16 @@ def _run(options: argparse.Namespace, device: torch.device) -> dict[str, list[fl
     done = 0 if options.fresh else settings.check()
     check_alike({"settings": settings.values, "steps done": done})
     model, examples, held_out = _model_and_data(options, records, unseen)
+    model.to(device)
+    rate, ratio = options.learning_rate, options.lora_plus_ratio
     tuning = FineTuning(
-        model.to(device),
+        model,
+        lora_parameters(model) if ratio is None else lora_plus_groups(model, lr=rate, ratio=ratio),
         examples,
         steps=options.steps,
         batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
+        learning_rate=rate,
         warmup=options.warmup,
-        lora_plus_ratio=options.lora_plus_ratio,
         precision=options.precision,
         seed=options.seed,
     )
@@ -217,15 +221,15 @@ def _parser() -> argparse.ArgumentParser:
     held_out.add_argument("--held-out", type=Path, metavar="FILE", help="records to evaluate on")
     held_out.add_argument(
         "--held-out-fraction",
-        type=_between(0, 1),
+        type=between(0, 1),
         metavar="X",
         help="part of --data to evaluate on",
     )
     add("--targets", nargs="+", metavar="LAYER", help="default: q_proj v_proj, or GPT-2's c_attn")
-    add("--rank", type=_at_least(1), default=8, help="of the update (%(default)s)")
+    add("--rank", type=at_least(1), default=8, help="of the update (%(default)s)")
     add(
         "--alpha",
-        type=_between(0, math.inf),
+        type=between(0, math.inf),
         default=16.0,
         help="numerator of the update's scale (%(default)s)",
     )
@@ -234,56 +238,31 @@ def _parser() -> argparse.ArgumentParser:
     add("--four-bit", action="store_true", help="hold the frozen linear layers in NF4 (QLoRA)")
     add(
         "--lora-plus-ratio",
-        type=_between(0, math.inf),
+        type=between(0, math.inf),
         help="B's learning rate over A's (default: one rate)",
     )
-    add("--steps", type=_at_least(1), default=500, help="of the whole run (%(default)s)")
+    recipe_arguments(parser, steps=500, checkpoint_every=50, out="lora_run")
     add(
         "--batch-size",
-        type=_at_least(1),
+        type=at_least(1),
         default=16,
         help="of all processes together (%(default)s)",
     )
     add(
         "--learning-rate",
-        type=_between(0, math.inf),
+        type=between(0, math.inf),
         default=2e-4,
         help="at its highest (%(default)s)",
     )
-    add("--warmup", type=_at_least(0), help="steps in which it rises (default: a twentieth of all)")
-    add("--max-tokens", type=_at_least(2), help=f"default: the model's own, up to {MAX_TOKENS}")
+    add("--warmup", type=at_least(0), help="steps in which it rises (default: a twentieth of all)")
+    add("--max-tokens", type=at_least(2), help=f"default: the model's own, up to {MAX_TOKENS}")
     add(
         "--precision",
         choices=get_args(Precision),
         help="of base and arithmetic; adapters are fp32 (default: bf16 on cuda, else fp32)",
     )
-    add("--device", default="cpu", help="cpu or cuda (%(default)s)")
-    add("--seed", type=_at_least(0), default=0, help="(%(default)s)")
-    add("--out", type=Path, default=Path("lora_run"), help="folder for the results (%(default)s)")
-    add("--checkpoint-every", type=_at_least(1), default=50, help="steps (%(default)s)")
-    add("--evaluate-every", type=_at_least(1), default=50, help="steps (%(default)s)")
-    add("--fresh", action="store_true", help="start again in --out, whatever is there")
+    add("--evaluate-every", type=at_least(1), default=50, help="steps (%(default)s)")
     return parser
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def integer(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"expected at least {least}, got {text}")
-        return int(text)
-
-    return integer
-
-
-def _between(low: float, high: float) -> Callable[[str], float]:
-    def number(text: str) -> float:
-        if not low < float(text) < high:
-            raise argparse.ArgumentTypeError(
-                f"expected more than {low} and less than {high}, got {text}"
-            )
-        return float(text)
-
-    return number
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ Chapter: course/02_wasserstein.ipynb.
 """
 
 import argparse
+import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import get_args
 
 import matplotlib.pyplot as plt
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from companion.data import digits
 from companion.training import fit
+from companion.training.arguments import at_least, between, recipe_arguments
 from companion.wasserstein.exact import exact_transport
 from companion.wasserstein.networks import Critic, Generator
 from companion.wasserstein.samples import ring_of_gaussians
@@ -113,16 +114,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m companion.wasserstein.train")
     parser.add_argument("--data", choices=("ring", "digits"), default="ring")
     parser.add_argument("--constraint", choices=get_args(Constraint), default="penalty")
-    parser.add_argument("--steps", type=int, default=100_000, help="generator steps in all")
-    parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--depth", type=int, default=3)
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--learning-rate", type=float, help="default: the constraint's paper's")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("wgan_run"), help="folder for the results")
-    parser.add_argument("--checkpoint-every", type=int, default=1000)
-    parser.add_argument("--fresh", action="store_true", help="ignore an earlier checkpoint")
+    recipe_arguments(parser, steps=100_000, checkpoint_every=1000, out="wgan_run")
+    parser.add_argument("--width", type=at_least(1), default=512)
+    parser.add_argument("--depth", type=at_least(1), default=3)
+    parser.add_argument("--batch-size", type=at_least(1), default=256)
+    rate = "default: the constraint's paper's"
+    parser.add_argument("--learning-rate", type=between(0, math.inf), help=rate)
     return parser
 
 

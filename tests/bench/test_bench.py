@@ -11,12 +11,13 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from companion.bench import Record, Workload, timing
+from companion.bench import Record, Workload
 from companion.bench import __main__ as command
-from companion.bench.machine import machine, versions
 from companion.bench.records import read_records, write_records
 from companion.bench.table import cells, terminal_table
-from companion.bench.timing import compare, limited_threads
+from companion.measure import timing
+from companion.measure.machine import machine, versions
+from companion.measure.timing import compare, limited_threads
 
 
 class Clock:
@@ -304,7 +305,7 @@ def test_records_hold_every_promised_field(chapter, clock, tmp_path):
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_device_reaches_the_workloads_and_the_clock(chapter, clock, monkeypatch, device):
-    from companion.bench.timing import Comparison
+    from companion.measure.timing import Comparison
 
     seen = []
     chapter()
@@ -348,7 +349,7 @@ def test_unknown_slug_names_the_known_ones(capsys):
 
 def test_every_module_with_a_package_of_its_name_is_a_slug():
     bench = Path(command.__file__).parent
-    framework = {"records", "timing", "table", "machine", "page", "workload"}
+    framework = {"records", "table", "page"}
     assert not framework & set(command.slugs())
     chapters = {file.stem for file in bench.glob("*.py")} - framework - {"__init__", "__main__"}
     assert set(command.slugs()) == chapters

@@ -1,8 +1,9 @@
 """hbm_bytes by hand; that a run moves as many bytes is in test_counted.py."""
 
 import pytest
+import torch
 
-from companion.flash.cost import TileSizes, hbm_bytes, tile_sizes
+from companion.flash.cost import TileSizes, attention_flops, hbm_bytes, tile_sizes
 
 
 def test_tiles_by_hand():
@@ -94,3 +95,31 @@ def test_impossible_sizes(change, error, message):
 def test_the_smallest_memory():
     sizes = {"sram_bytes": 128, "element_bytes": 4}
     assert hbm_bytes(16, 8, **sizes, algorithm="tiled") == 4 * (2 * 128 + 16 + 16 * 256)
+
+
+def test_operations_by_counting_products():
+    """Two products of n × d with d × n; five in the backward pass: S, dP, dV, dQ, dK."""
+    n, d, heads = 7, 5, 3
+    product = sum(2 for _ in range(n) for _ in range(n) for _ in range(d))
+    assert attention_flops(n, d) == 2 * product
+    assert attention_flops(n, d, heads=heads) == 2 * product * heads
+    assert attention_flops(n, d, backward=True) == 5 * product
+    assert attention_flops(n, d, causal=True) == product
+    assert attention_flops(n, d, causal=True, backward=True, heads=2) == 5 * product
+
+
+def test_operations_are_those_pytorch_counts():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    q = torch.randn(1, 3, 11, 5)
+    with FlopCounterMode(display=False) as counter:
+        (q @ q.mT).softmax(-1) @ q
+    assert counter.get_total_flops() == attention_flops(11, 5, heads=3)
+
+
+@pytest.mark.parametrize("name", ["n", "d", "heads"])
+def test_sizes_must_be_positive(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        attention_flops(**{"n": 3, "d": 5, "heads": 7} | {name: 0})
+    with pytest.raises(TypeError, match=rf"{name}: expected an integer, got 2\.0"):
+        attention_flops(**{"n": 3, "d": 5, "heads": 7} | {name: 2.0})

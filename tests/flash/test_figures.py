@@ -22,8 +22,8 @@ from companion.flash.figures import (
     tile_kinds,
 )
 from companion.flash.masks import Window, key_range, resolve_window
-from companion.flash.roofline import Ceilings
 from companion.flash.row_by_tiles import RowByTiles
+from companion.measure.roofline import Ceilings
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -16,7 +16,7 @@ from transformers import (
 
 from companion.flash import language_model
 from companion.flash.language_model import first_layers, use_flash_attention
-from companion.flash.memory import peak_bytes
+from companion.measure.peak_memory import peak_bytes
 
 SIZES = {
     "vocab_size": 131,

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch.autograd import forward_ad
 
 from companion.flash.masks import resolve_window, visible_TS
-from companion.flash.memory import peak_bytes
 from companion.flash.naive import naive_attention
 from companion.flash.tiled_function import tiled_attention
+from companion.measure.peak_memory import peak_bytes
 
 SHAPES = [  # B, H, G, T, S, D
     (2, 6, 3, 13, 17, 5),  # groups of two, fewer queries than keys

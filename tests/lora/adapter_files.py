@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from companion.lora import add_lora, lora_parameters
 from companion.lora.files import load_lora
-from tests.lora.tiny_language_model import llama
+from tests.language.tiny_language_model import llama
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 SETTINGS = {"rank": 3, "alpha": 7.5}

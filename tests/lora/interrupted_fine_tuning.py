@@ -7,11 +7,11 @@ import os
 import signal
 import sys
 
-from companion import checkpoints
 from companion.lora import train
 from companion.lora.injection import lora_parameters
-from companion.lora.process_group import is_first
-from companion.lora.run_record import Log
+from companion.training import checkpoints
+from companion.training.process_group import is_first
+from companion.training.run_record import Log
 
 
 def main(death: str, *arguments: str) -> None:

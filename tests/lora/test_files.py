@@ -13,6 +13,7 @@ from companion.lora import add_lora, lora_layers, lora_parameters, remove_lora_
 from companion.lora.files import load_lora, save_lora
 from companion.lora.merging import merge_lora_, unmerge_lora_
 from companion.lora.quantized import quantize_base_
+from tests.language.tiny_language_model import llama
 from tests.lora.adapter_files import (
     ATTENTION,
     CONFIG,
@@ -32,7 +33,6 @@ from tests.lora.adapter_files import (
     seeded,
     silently,
 )
-from tests.lora.tiny_language_model import llama
 
 # ------------------------------------------------------------------------ PEFT reads what we write
 

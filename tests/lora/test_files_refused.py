@@ -6,6 +6,7 @@ import torch
 from companion.lora import lora_layers
 from companion.lora.files import load_lora, save_lora
 from companion.lora.quantized import quantize_base_
+from tests.language.tiny_language_model import llama
 from tests.lora.adapter_files import (
     ATTENTION,
     CONFIG,
@@ -18,7 +19,6 @@ from tests.lora.adapter_files import (
     refuse,
     silently,
 )
-from tests.lora.tiny_language_model import llama
 
 
 def test_a_missing_folder_and_missing_files(tmp_path):

@@ -15,17 +15,19 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from companion.checkpoints import read_checkpoint
 from companion.data import table_to_text
-from companion.lora.files import save_lora
-from companion.lora.fine_tuning import FineTuning
-from companion.lora.injection import add_lora, lora_layers
-from companion.lora.preparation import default_targets, split
-from companion.lora.process_group import check_alike
-from companion.lora.records import NO_LABEL, Example, collate
-from companion.lora.run_record import Log
+from companion.language.fine_tuning import FineTuning
+from companion.language.pretrained import split
+from companion.language.records import NO_LABEL
+from companion.lora.injection import lora_parameters
+from companion.lora.learning_rates import lora_plus_groups
+from companion.lora.preparation import default_targets
 from companion.lora.train import main
-from tests.lora.tiny_language_model import CHAT, llama, save, tokenizer, write_jsonl
+from companion.training.checkpoints import read_checkpoint
+from companion.training.process_group import check_alike
+from companion.training.run_record import Log
+from tests.language.test_fine_tuning import EXAMPLES, adapted
+from tests.language.tiny_language_model import CHAT, llama, save, tokenizer, write_jsonl
 
 SCRIPT = Path(__file__).with_name("interrupted_fine_tuning.py")
 SUMS = [(a, b) for a in range(6) for b in range(6)]
@@ -39,15 +41,6 @@ SMALL = ["--rank", "3", "--batch-size", "7", "--learning-rate", "0.02", "--check
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tiny matrices: on a busy machine two threads wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -173,47 +166,10 @@ def test_checkpoint_holds_no_frozen_weight(arguments, tmp_path):
     ]  # fmt: skip
 
 
-def adapted(*, seed: int = 0) -> torch.nn.Module:
-    start = torch.Generator().manual_seed(seed)
-    return add_lora(llama(), targets=["q_proj", "o_proj"], rank=3, alpha=5.0, generator=start)
-
-
-EXAMPLES = [Example([(7 * i + j) % 331 for j in range(4 + i % 5)], i % 3) for i in range(11)]
-
-
-def test_steps_are_those_of_peft_and_adamw(tmp_path):
-    """The same start trained by PEFT's layers, transformers' loss and a loop written out."""
-    ours = adapted()
-    save_lora(ours, tmp_path)
-    tuning = FineTuning(ours, EXAMPLES, steps=6, batch_size=4, learning_rate=0.01, warmup=2)
-    losses = [tuning(i)["loss"] for i in range(6)]
-
-    theirs = PeftModel.from_pretrained(llama(), tmp_path, is_trainable=True).train()
-    trained = [p for p in theirs.parameters() if p.requires_grad]
-    adam = torch.optim.AdamW(trained, weight_decay=0.0)
-    for i, share in enumerate([1 / 3, 2 / 3, 1, 3 / 4, 2 / 4, 1 / 4]):
-        adam.param_groups[0]["lr"] = 0.01 * share
-        tokens, labels = collate(tuning.batch(i), pad_token=9)
-        loss = theirs(tokens, labels=labels).loss
-        assert losses[i] == pytest.approx(loss.item(), abs=1e-5)
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-    ours_saved, theirs_saved = tmp_path / "ours", tmp_path / "theirs"
-    save_lora(ours, ours_saved)
-    theirs.save_pretrained(theirs_saved)
-    got, expected = (
-        load_file(folder / "adapter_model.safetensors") for folder in (ours_saved, theirs_saved)
-    )
-    assert got.keys() == expected.keys()
-    for name in expected:
-        assert_close(got[name], expected[name], atol=2e-5, rtol=1e-4)
-
-
 def test_lora_plus_gives_b_its_own_rate():
-    tuning = FineTuning(
-        adapted(), EXAMPLES, steps=6, batch_size=4, learning_rate=0.01, lora_plus_ratio=8.0
-    )
+    model = adapted()
+    groups = lora_plus_groups(model, lr=0.01, ratio=8.0)
+    tuning = FineTuning(model, groups, EXAMPLES, steps=6, batch_size=4, learning_rate=0.01)
     tuning(0)
     rates = {
         tuple(p.shape): group["lr"]
@@ -224,46 +180,12 @@ def test_lora_plus_gives_b_its_own_rate():
     assert rates == pytest.approx({(3, 12): after_one, (12, 3): 8 * after_one})
 
 
-def test_every_epoch_takes_every_example_once():
-    def order(seed: int) -> list[int]:
-        tuning = FineTuning(
-            adapted(), EXAMPLES, steps=33, batch_size=3, learning_rate=0.01, seed=seed
-        )
-        taken = [example for i in range(33) for example in tuning.batch(i)]
-        return [EXAMPLES.index(example) for example in taken]
-
-    epochs = [order(0)[start : start + 11] for start in range(0, 99, 11)]
-    assert all(sorted(epoch) == list(range(11)) for epoch in epochs)
-    assert len(set(map(tuple, epochs))) == 9
-    assert order(0) == order(0) != order(1)
-
-
-def test_dropout_of_a_step_depends_on_seed_and_step_alone():
-    """Not on the global generator, which stays as it was."""
-
-    def loss(*, step: int, seed: int = 0, before: int = 0) -> float:
-        model = add_lora(llama(), targets=["q_proj"], rank=3, alpha=500.0, dropout=0.5)
-        for layer in lora_layers(model).values():
-            torch.nn.init.constant_(layer.a_RI, 0.3)
-            torch.nn.init.constant_(layer.b_OR, 0.3)
-        same = [EXAMPLES[3]] * 4  # so that their order is of no consequence
-        tuning = FineTuning(model, same, steps=9, batch_size=4, learning_rate=1, seed=seed)
-        torch.manual_seed(before)
-        state = torch.get_rng_state()
-        result = tuning(step)["loss"]
-        assert torch.equal(torch.get_rng_state(), state)
-        return result
-
-    with torch.random.fork_rng():
-        assert loss(step=1) == loss(step=1, before=7)
-        distinct = {round(loss(step=i, seed=seed), 5) for i in (1, 2) for seed in (0, 1)}
-        assert len(distinct) == 4
-
-
 def test_loss_that_is_not_finite_changes_nothing(arguments, tmp_path, monkeypatch):
     main([*arguments, "--steps", "4"])
     model = adapted()
-    tuning = FineTuning(model, EXAMPLES, steps=9, batch_size=4, learning_rate=0.01)
+    tuning = FineTuning(
+        model, lora_parameters(model), EXAMPLES, steps=9, batch_size=4, learning_rate=0.01
+    )
     before = {name: value.clone() for name, value in model.state_dict().items()}
     loss = torch.nn.functional.cross_entropy
     monkeypatch.setattr("torch.nn.functional.cross_entropy", lambda *a: loss(*a) * math.nan)
@@ -274,17 +196,6 @@ def test_loss_that_is_not_finite_changes_nothing(arguments, tmp_path, monkeypatc
     with pytest.raises(FloatingPointError, match="at step 1, got nan"):
         main([*arguments, "--steps", "4", "--fresh"])
     assert not (tmp_path / "run" / "checkpoint.safetensors").exists()  # the old run's is gone
-
-
-def test_expert_without_a_token_gets_a_zero_gradient():
-    model = adapted()
-    unused = llama(seed=5)
-    model.unused = add_lora(unused, targets=["model.layers.0.self_attn.q_proj"], rank=2, alpha=1)
-    tuning = FineTuning(model, EXAMPLES, steps=2, batch_size=4, learning_rate=0.01)
-    before = [p.detach().clone() for p in unused.parameters()]
-    tuning(0)
-    for p, was in zip(unused.parameters(), before, strict=True):
-        assert torch.equal(p, was)
 
 
 def test_default_targets():
@@ -559,7 +470,7 @@ def test_two_processes_give_the_gradient_of_one_and_survive_a_kill(inputs, argum
 
 
 def test_processes_that_see_other_files_stop(monkeypatch):
-    monkeypatch.setattr("companion.lora.process_group.rank_and_ranks", lambda: (1, 2))
+    monkeypatch.setattr("companion.training.process_group.rank_and_ranks", lambda: (1, 2))
     monkeypatch.setattr(
         "torch.distributed.broadcast_object_list",
         lambda values, src: values.__setitem__(src, {"seed": 3, "steps done": 4}),

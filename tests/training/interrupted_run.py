@@ -19,8 +19,7 @@ import torch._dynamo  # which torch.optim would import in every run
 from safetensors.torch import save_file
 from torch import nn
 
-from companion import checkpoints
-from companion.training import fit
+from companion.training import checkpoints, fit
 
 STEPS = 23
 

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from companion.checkpoints import read_checkpoint, write_checkpoint
+from companion.training.checkpoints import read_checkpoint, write_checkpoint
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_the_old_file_stays_while_the_new_one_is_written(path, monkeypatch):
         file.write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("companion.checkpoints.save_file", full_disk)
+    monkeypatch.setattr("companion.training.checkpoints.save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
         write_checkpoint(path, {"n": 2})
     monkeypatch.undo()

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from companion.checkpoints import read_checkpoint, write_checkpoint
 from companion.training import fit
+from companion.training.checkpoints import read_checkpoint, write_checkpoint
 
 
 class Run:
@@ -146,7 +146,7 @@ def test_save_false_continues_from_the_file_and_leaves_it_alone(path):
 def test_checkpoint_every_sets_the_rhythm(path, monkeypatch):
     saved = []
     monkeypatch.setattr(
-        "companion.training.write_checkpoint", lambda path, tree: saved.append(tree["done"])
+        "companion.training.loop.write_checkpoint", lambda path, tree: saved.append(tree["done"])
     )
     Run().fit(10, path, checkpoint_every=4)
     assert saved == [4, 8, 10]

@@ -2,7 +2,7 @@
 
 A record is a prompt with its completion, a plain text, or a chat. The loss is asked for only on
 the completion: the prompt is given at use, so a model need not learn to write it.
-Chapter: course/07_lora.ipynb.  Dimension key: B sequences, T tokens, D width, V vocabulary.
+Dimension key: B sequences, T tokens, D width, V vocabulary.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from companion.lora.jsonl import read_jsonl
+from companion.language.jsonl import read_jsonl
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

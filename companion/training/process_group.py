@@ -1,7 +1,4 @@
-"""One process, or the group of them that torchrun started: who is first, and what all agree on.
-
-Chapter: course/07_lora.ipynb.
-"""
+"""One process, or the group of them that torchrun started: who is first, and what all agree on."""
 
 import os
 from collections.abc import Iterator, Mapping

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from companion.checkpoints import read_checkpoint, write_checkpoint
+from companion.training.checkpoints import read_checkpoint, write_checkpoint
 
 __all__ = ["Measures", "Stateful", "fit"]
 

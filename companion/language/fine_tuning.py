@@ -1,4 +1,4 @@
-"""One optimizer step on the adapters, the same on one process as on many.
+"""One optimizer step on some parameters of a language model, the same on one process as on many.
 
 A global batch is shared out: of P processes, rank p takes examples p, p + P, … of it. Each weighs
 its mean loss by its part of the batch's completion tokens, so that the summed gradients are those
@@ -6,23 +6,17 @@ of one process with the whole batch; a mean over ranks would weigh short complet
 
 Everything random is drawn from a stream named by seed, step and rank. A run that is continued at
 step 700 therefore needs to know nothing but that number.
-Chapter: course/07_lora.ipynb.
 """
 
-import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import lru_cache
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, distributed, nn
 
-from companion.lora.injection import lora_parameters
-from companion.lora.learning_rates import lora_plus_groups
-from companion.lora.process_group import rank_and_ranks
-from companion.lora.records import (
+from companion.language.records import (
     Example,
     collate,
     completion_loss,
@@ -30,27 +24,30 @@ from companion.lora.records import (
     predicted_tokens,
 )
 from companion.training import Stateful
+from companion.training.process_group import rank_and_ranks
+from companion.training.seeds import shuffled, stream
 
-__all__ = ["Adapters", "FineTuning", "Precision", "stream"]
+__all__ = ["Adapters", "FineTuning", "Precision"]
 
 Precision = Literal["fp32", "bf16"]
 
 
 class FineTuning:
-    """AdamW on the adapters of a model, without weight decay; one call is one step.
+    """AdamW on some parameters of a language model, without weight decay; one call is one step.
 
     The learning rate rises linearly over ``warmup`` steps and falls linearly to zero at the end.
 
     Args:
-        model: With adapters, on its device; the same on all processes.
+        model: On its device; the same on all processes.
+        parameters: What is trained, as an optimizer takes it: parameters of the model, or groups
+            of them with learning rates of their own.
         examples: All training examples, the same on all processes.
         steps: Of the whole run, which sets the learning rate's fall.
         batch_size: Examples of one step, over all processes together; each epoch is shuffled
             anew, and a batch may hold the end of one epoch and the beginning of the next.
-        learning_rate: At its highest.
+        learning_rate: At its highest, for all that ``parameters`` gives no rate of their own.
         warmup: Steps, fewer than ``steps``.
-        lora_plus_ratio: B's learning rate over A's (LoRA+); None for one rate.
-        precision: "bf16" computes under autocast; adapters, gradients and AdamW stay float32.
+        precision: "bf16" computes under autocast; parameters, gradients and AdamW stay as they are.
         pad_token: See ``collate``.
         seed: Of the order of examples and of dropout.
 
@@ -61,13 +58,13 @@ class FineTuning:
     def __init__(
         self,
         model: nn.Module,
+        parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
         examples: Sequence[Example],
         *,
         steps: int,
         batch_size: int,
         learning_rate: float,
         warmup: int = 0,
-        lora_plus_ratio: float | None = None,
         precision: Precision = "fp32",
         pad_token: int = 0,
         seed: int = 0,
@@ -84,14 +81,10 @@ class FineTuning:
         self.precision = precision
         self.pad_token = pad_token
         self.seed = seed
-        self.parameters = list(lora_parameters(model))
-        self.device = self.parameters[0].device
-        groups = (
-            self.parameters
-            if lora_plus_ratio is None
-            else lora_plus_groups(model, lr=learning_rate, ratio=lora_plus_ratio)
-        )
+        groups = list(parameters)
         self.optimizer = torch.optim.AdamW(groups, lr=learning_rate, weight_decay=0.0)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.device = self.parameters[0].device
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer,
             lambda i: min((i + 1) / (warmup + 1), (steps - i) / (steps - warmup)),
@@ -104,7 +97,7 @@ class FineTuning:
     def state(self) -> dict[str, Stateful]:
         """What changes from step to step: not the frozen base."""
         return {
-            "adapters": Adapters(self.model),
+            "adapters": Adapters(self.model, self.parameters),
             "optimizer": self.optimizer,
             "schedule": self.schedule,
         }
@@ -114,12 +107,12 @@ class FineTuning:
         count = len(self.examples)
         places = range(step * self.batch_size, (step + 1) * self.batch_size)
         return [
-            self.examples[_order(self.seed, place // count, count)[place % count]]
+            self.examples[shuffled(self.seed, place // count, count)[place % count]]
             for place in places
         ]
 
     def __call__(self, step: int) -> dict[str, float]:
-        """Update the adapters with one global batch.
+        """Update the parameters with one global batch.
 
         Returns:
             ``loss``, the mean over the global batch's completion tokens before the update, in
@@ -195,10 +188,10 @@ class FineTuning:
 
 
 class Adapters:
-    """The adapters' parameters by name, as ``companion.training.fit`` saves and loads them."""
+    """The trained parameters by name, as ``companion.training.fit`` saves and loads them."""
 
-    def __init__(self, model: nn.Module) -> None:
-        trained = {id(parameter) for parameter in lora_parameters(model)}
+    def __init__(self, model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
+        trained = {id(parameter) for parameter in parameters}
         self.parameters = {n: p for n, p in model.named_parameters() if id(p) in trained}
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -212,19 +205,3 @@ class Adapters:
             )
         for name, parameter in self.parameters.items():
             parameter.copy_(state_dict[name])
-
-
-def stream(*names: int | str) -> int:
-    """A seed for one purpose, unrelated to the seeds of all others.
-
-    Example:
-        >>> stream(0, "order", 1) == stream(0, "order", 1) != stream(1, "order", 0)
-        True
-    """
-    return int.from_bytes(hashlib.sha256(repr(names).encode()).digest()[:7], "big")
-
-
-@lru_cache(maxsize=2)  # a batch may reach over two epochs
-def _order(seed: int, epoch: int, count: int) -> list[int]:
-    generator = torch.Generator().manual_seed(stream(seed, "order", epoch))
-    return torch.randperm(count, generator=generator).tolist()

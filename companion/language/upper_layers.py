@@ -2,7 +2,7 @@
 
 Below the first adapted layer nothing changes, so the hidden states there are the same at every
 step: they are computed once and stored. With 6 of 30 layers adapted a step costs about a fifth.
-Chapter: course/07_lora.ipynb.  Dimension key: B sequences, T tokens, D width, V vocabulary.
+Dimension key: B sequences, T tokens, D width, V vocabulary.
 """
 
 import copy
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from companion.lora.records import NO_LABEL, Example, collate
+from companion.language.records import NO_LABEL, Example, collate
 
 __all__ = ["StoredBatch", "hidden_loss", "mean_hidden_loss", "store_hidden", "upper_layers"]
 

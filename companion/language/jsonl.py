@@ -1,7 +1,4 @@
-"""JSON-lines files of text to learn from: one record per line, each of them checked.
-
-Chapter: course/07_lora.ipynb.
-"""
+"""JSON-lines files of text to learn from: one record per line, each of them checked."""
 
 import json
 from pathlib import Path

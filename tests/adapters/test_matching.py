@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from companion.lora.matching import matching_layers, replace_layers_
+from companion.adapters.matching import matching_layers, replace_layers_
 
 
 def block():

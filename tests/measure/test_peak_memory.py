@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from companion.flash.memory import peak_bytes
+from companion.measure.peak_memory import peak_bytes
 
 
 def test_two_live_at_once():
@@ -104,7 +104,7 @@ def test_what_outlives_the_call_counts():
 def test_nothing_is_printed():
     """A notebook shows the error stream, and a profiler writes to it below Python."""
     code = (
-        "import torch; from companion.flash.memory import peak_bytes; "
+        "import torch; from companion.measure.peak_memory import peak_bytes; "
         "print(peak_bytes(lambda: torch.empty(10)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

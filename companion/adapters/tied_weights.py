@@ -1,7 +1,4 @@
-"""Weights that several layers share, such as a language model's embedding and its last layer.
-
-Chapter: course/07_lora.ipynb.
-"""
+"""Weights that several layers share, such as a language model's embedding and its last layer."""
 
 from collections import Counter
 

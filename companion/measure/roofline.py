@@ -4,7 +4,6 @@
 
 Source: Williams, Waterman & Patterson 2009, "Roofline: an insightful visual performance model for
 multicore architectures", Communications of the ACM 52(4).
-Chapter: course/09_flash.ipynb.
 """
 
 import time
@@ -13,13 +12,10 @@ from typing import NamedTuple
 
 import torch
 
-from companion.flash.arguments import check_count
-
 __all__ = [
     "PUBLISHED",
     "Ceilings",
     "attainable_flops",
-    "attention_flops",
     "measure_copy_bandwidth",
     "measure_matmul_flops",
 ]
@@ -70,37 +66,6 @@ def attainable_flops(intensity: float, ceilings: Ceilings) -> float:
     return min(ceilings.flops_per_s, ceilings.bytes_per_s * intensity)
 
 
-def attention_flops(
-    n: int, d: int, *, heads: int = 1, causal: bool = False, backward: bool = False
-) -> int:
-    """Operations of attention's matrix products, by the convention of the field.
-
-        forward: 4 n² d (Q Kᵀ and P V)        backward: 10 n² d (five products, S among them again)
-
-    Both are halved with a causal mask. The exponentials are not counted.
-
-    Source: Dao 2023, arXiv:2307.08691, §4.1.
-
-    Args:
-        n: Length of queries and of keys.
-        d: Width of a head.
-        heads: Query heads, of all sequences together.
-        causal: Half of the scores.
-        backward: The backward pass alone, in place of the forward pass.
-
-    Raises:
-        TypeError, ValueError: A size is not an integer, or below 1.
-
-    Example:
-        >>> attention_flops(4096, 64, heads=32) / 1e9
-        137.438953472
-    """
-    for name, size in {"n": n, "d": d, "heads": heads}.items():
-        check_count(name, size)
-    products = 5 if backward else 2
-    return products * 2 * n * n * d * heads // (2 if causal else 1)
-
-
 def measure_matmul_flops(
     *,
     device: torch.device | str = "cpu",
@@ -136,7 +101,8 @@ def measure_copy_bandwidth(
 
 
 def _best_seconds(run: Callable[[], object], device: torch.device | str, repeats: int) -> float:
-    check_count("repeats", repeats)
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
     on_gpu = torch.device(device).type == "cuda"
     times = []
     for _ in range(repeats + 1):

@@ -1,14 +1,12 @@
 """The roofline by hand; measured ceilings are only checked for what cannot be wrong."""
 
 import pytest
-import torch
 
-from companion.flash import roofline
-from companion.flash.roofline import (
+from companion.measure import roofline
+from companion.measure.roofline import (
     PUBLISHED,
     Ceilings,
     attainable_flops,
-    attention_flops,
     measure_copy_bandwidth,
     measure_matmul_flops,
 )
@@ -30,34 +28,6 @@ def test_published_ridges():
 def test_intensity_must_be_positive(intensity):
     with pytest.raises(ValueError, match=f"more than 0 operations per byte, got {intensity}"):
         attainable_flops(intensity, PUBLISHED["A100"])
-
-
-def test_operations_by_counting_products():
-    """Two products of n × d with d × n; five in the backward pass: S, dP, dV, dQ, dK."""
-    n, d, heads = 7, 5, 3
-    product = sum(2 for _ in range(n) for _ in range(n) for _ in range(d))
-    assert attention_flops(n, d) == 2 * product
-    assert attention_flops(n, d, heads=heads) == 2 * product * heads
-    assert attention_flops(n, d, backward=True) == 5 * product
-    assert attention_flops(n, d, causal=True) == product
-    assert attention_flops(n, d, causal=True, backward=True, heads=2) == 5 * product
-
-
-def test_operations_are_those_pytorch_counts():
-    from torch.utils.flop_counter import FlopCounterMode
-
-    q = torch.randn(1, 3, 11, 5)
-    with FlopCounterMode(display=False) as counter:
-        (q @ q.mT).softmax(-1) @ q
-    assert counter.get_total_flops() == attention_flops(11, 5, heads=3)
-
-
-@pytest.mark.parametrize("name", ["n", "d", "heads"])
-def test_sizes_must_be_positive(name):
-    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
-        attention_flops(**{"n": 3, "d": 5, "heads": 7} | {name: 0})
-    with pytest.raises(TypeError, match=rf"{name}: expected an integer, got 2\.0"):
-        attention_flops(**{"n": 3, "d": 5, "heads": 7} | {name: 2.0})
 
 
 def test_ceilings_from_a_clock_that_we_turn(monkeypatch):

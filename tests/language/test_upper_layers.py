@@ -6,10 +6,15 @@ import pytest
 import torch
 from torch import nn
 
+from companion.language.records import Example, collate
+from companion.language.upper_layers import (
+    hidden_loss,
+    mean_hidden_loss,
+    store_hidden,
+    upper_layers,
+)
 from companion.lora import add_lora, lora_layers, lora_parameters
-from companion.lora.records import Example, collate
-from companion.lora.upper_layers import hidden_loss, mean_hidden_loss, store_hidden, upper_layers
-from tests.lora.tiny_language_model import llama
+from tests.language.tiny_language_model import llama
 
 BATCHES = [
     [Example([5, 6, 7, 8, 9, 10, 0], 3), Example([11, 12, 13, 0], 1)],

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from threadpoolctl import threadpool_limits
 
-from companion.bench.workload import Workload
+from companion.measure.workload import Workload
 
 __all__ = ["Comparison", "compare", "limited_threads"]
 

@@ -1,7 +1,6 @@
 """Find layers by the ends of their names, and put others in their place.
 
 The rule is PEFT's: a target means each layer whose dotted name equals it or ends in a dot and it.
-Chapter: course/07_lora.ipynb.
 """
 
 import difflib

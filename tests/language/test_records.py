@@ -23,8 +23,8 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutput
 
-from companion.lora.jsonl import read_jsonl
-from companion.lora.records import (
+from companion.language.jsonl import read_jsonl
+from companion.language.records import (
     NO_LABEL,
     Example,
     collate,
@@ -34,7 +34,7 @@ from companion.lora.records import (
     held_out_loss,
     predicted_tokens,
 )
-from tests.lora.tiny_language_model import CHAT, END, llama, tokenizer, write_jsonl
+from tests.language.tiny_language_model import CHAT, END, llama, tokenizer, write_jsonl
 
 PLAIN = tokenizer()
 

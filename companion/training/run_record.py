@@ -1,7 +1,4 @@
-"""What a run remembers beside its adapters: its settings, its evaluations and a log.
-
-Chapter: course/07_lora.ipynb.
-"""
+"""What a run remembers beside its parameters: its settings, its evaluations and a log."""
 
 import json
 import os
@@ -9,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from companion.checkpoints import read_checkpoint
+from companion.training.checkpoints import read_checkpoint
 
 __all__ = ["Evaluations", "Log", "Settings"]
 

@@ -1,0 +1,1 @@
+"""Measuring: time in turns, the machine, the peak of memory, the roofline."""

@@ -1,0 +1,8 @@
+"""What every training recipe shares: the loop, its checkpoints, its record, its command line.
+
+Read ``loop.py`` first, then ``checkpoints.py``; ``process_group.py`` is for runs under torchrun.
+"""
+
+from companion.training.loop import Measures, Stateful, fit
+
+__all__ = ["Measures", "Stateful", "fit"]
