@@ -1,4 +1,9 @@
-"""Collectives over point-to-point, and what they cost. Chapter: course/11_collectives.ipynb."""
+"""Collectives over point-to-point, and what they cost. Chapter: course/11_collectives.ipynb.
+
+Read ``ring.py`` and ``ring_pipeline.py`` first: the ring as it is drawn, then in segments. What is
+compared before anything moves: ``agreement.py``. The same schedules without processes:
+``simulation.py``. Training: ``data_parallel.py``, ``zero.py``.
+"""
 
 from companion.collectives.agreement import CollectiveMismatch
 from companion.collectives.bandwidth import algorithm_bandwidth, bus_bandwidth

@@ -1,4 +1,9 @@
-"""From online softmax to FlashAttention. Chapter: course/09_flash.ipynb."""
+"""From online softmax to FlashAttention. Chapter: course/09_flash.ipynb.
+
+Read ``naive.py``, ``online.py``, ``tiled.py`` first: from the definition to tiles.
+``kernels/forward.py`` is the same loop for a GPU; ``attention.py`` and ``operators.py`` choose
+between them, and speak to autograd and the compiler.
+"""
 
 from companion.flash.attention import flash_attention
 from companion.flash.backend import attention_backend

@@ -1,4 +1,9 @@
-"""Low-rank adaptation of frozen models. Chapter: course/07_lora.ipynb."""
+"""Low-rank adaptation of frozen models. Chapter: course/07_lora.ipynb.
+
+Read ``low_rank.py`` and ``linear.py`` first: one adapted layer. A whole model: ``injection.py`` and
+``merging.py``. What PEFT reads: ``files.py``. The 4-bit base: ``nf4.py``, ``quantized.py``. The
+recipe: ``train.py``, with ``companion.language``.
+"""
 
 from companion.lora.analysis import (
     amplification,

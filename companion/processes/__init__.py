@@ -1,4 +1,9 @@
-"""Threads, processes and ranks. Chapter: course/10_processes.ipynb."""
+"""Threads, processes and ranks. Chapter: course/10_processes.ipynb.
+
+Read ``launching.py`` first, then ``rank_process.py`` and ``rank_watch.py``: how a rank starts, and
+how every failure reaches the caller. A race and a deadlock on a written schedule:
+``lost_update.py``, ``traced_lock.py``.
+"""
 
 from companion.processes.amdahls_law import amdahl, fit_parallel_fraction
 from companion.processes.creation import CreationCost, measure_creation
