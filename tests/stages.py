@@ -27,7 +27,7 @@ ROOMS = sorted({path.parent.name for path in ROOT.glob("tests/*/test_*.py")})
 SLUGS = sorted(
     {path.stem[3:] for path in ROOT.glob("course/[0-9][0-9]_*.ipynb")}
     | {room for room in ROOMS if (ROOT / "companion" / room / "__init__.py").exists()}
-    - {"bench", "data"}
+    - {"bench", "data", "language", "measure", "training"}
 )
 SANITISE = "tests/course/nbval_sanitise.cfg"
 # Seconds; those of a room's unit tests are of wall time, with two workers.
