@@ -142,7 +142,7 @@ def one_chapter(slugs: list[str]) -> list[Stage]:
 
 
 def other_processors(slugs: list[str]) -> list[Stage]:
-    """Unit tests and chapters with the kernels of each processor; what takes long only once."""
+    """Unit tests and chapters with the kernels of each processor; what takes long with one."""
     import torch
 
     level = LEVELS.index(torch.backends.cpu.get_cpu_capability())
@@ -154,12 +154,12 @@ def other_processors(slugs: list[str]) -> list[Stage]:
             words = " ".join(f"{key}={value}" for key, value in setting.items())
             print(f"not here, for want of {LEVELS[needed]}: {words}", flush=True)
             continue
-        command = [*PYTEST, *TWO_WORKERS, *tests, "-m", "not browser and not slow"]
+        command = [*PYTEST, *TWO_WORKERS, *tests, "-m", "not slow" if stages else "not browser"]
         kernels = [sys.executable, "tests/kernels.py"]
         stages.append(Stage(f"unit-{number}", [kernels, command], setting))
         stages += run_chapters(slugs, f"chapters-{number}", **setting)
-    slow = [*PYTEST, *TWO_WORKERS, *tests, "tests/house", "-m", "slow"]
-    return [*stages, Stage("slow, once", [slow], {"CHECK_LOCK_FILES": "1"})]
+    lock = [*PYTEST, "tests/house/test_lock.py"]
+    return [*stages, Stage("lock files", [lock], {"CHECK_LOCK_FILES": "1"})]
 
 
 def computes(room: Path) -> bool:
