@@ -122,7 +122,8 @@ def test_a_prompt_in_chunks(model, calls, chunk):
     expected = sdpa(model, ids, use_cache=False).logits
     cache = DynamicCache(config=model.config)
     with use_flash_attention(model), torch.no_grad():
-        parts = [model(part, past_key_values=cache).logits for part in ids.split(chunk, dim=1)]
+        # By place: transformers renames this argument.
+        parts = [model(part, None, None, cache).logits for part in ids.split(chunk, dim=1)]
     torch.testing.assert_close(torch.cat(parts, dim=1), expected, atol=1e-10, rtol=1e-8)
     assert calls[-1] == (33 % chunk or chunk, 33)
 
@@ -260,7 +261,7 @@ def test_a_cache_of_a_fixed_size(model):
         use_flash_attention(model),
         pytest.raises(ValueError, match=r"got 0 \+ 5 tokens in a cache of 16 from 0 on"),
     ):
-        model(tokens(1, 5), past_key_values=cache)
+        model(tokens(1, 5), None, None, cache)
 
 
 def test_a_sliding_window():
