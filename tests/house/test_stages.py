@@ -1,6 +1,7 @@
 """The stages behind `make test`, `make check` and `make test-cpus`: what they run and tell."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -164,6 +165,7 @@ def test_the_first_failure_ends_the_run_and_the_times_are_told(monkeypatch, tmp_
     assert not ran.exists()
     said = capsys.readouterr().out
     assert " of 0 !" in said  # over its budget, and yet not what failed
+    assert re.search(r"^  two .* failed$", said, re.MULTILINE)
     assert "three" not in said
 
 
