@@ -145,7 +145,7 @@ class QuantizedWeight:
         scales = self.scale_code[self.scales.int()]
         scales = _scale_blocks_(scales, self.group_scales, GROUP)
         # A scale far below the mean may decode to less than 0, which would flip its block's signs.
-        return (scales + self.mean_scale).clamp_min(0)
+        return (scales + self.mean_scale).clamp(0, torch.finfo(torch.float32).max)
 
     def dequantize(self, dtype: torch.dtype | None = None) -> Float[Tensor, "*shape"]:
         """The weights again, rounded once from float32 to ``dtype`` (default: their own)."""
@@ -178,7 +178,7 @@ def nf4_quantize(
         Codes and scales on the weight's device.
 
     Raises:
-        TypeError: If the weight is not floating point.
+        TypeError: If the weight is not floating point, or ``block`` no integer.
         ValueError: If it is empty, on the meta device or not finite, or ``block`` is less than 1.
 
     Example:
@@ -199,6 +199,8 @@ def nf4_quantize(
     if double:
         scale_code = dynamic_code(device=weight.device)
         mean_scale = scales.mean()
+        if not mean_scale.isfinite():  # the sum has left float32's range
+            mean_scale = (scales / len(scales)).sum()
         scaled, group_scales = _divide_blocks(scales - mean_scale, GROUP)
         scales = nearest_codes(scaled, scale_code)
     return QuantizedWeight(
@@ -233,7 +235,8 @@ def _scale_blocks_(values: Float[Tensor, "N"], absmax: Float[Tensor, "M"], block
 
 
 def _blocks(values: Float[Tensor, "N"], block: int) -> Float[Tensor, "M block"]:
-    """The values in rows of one block, the last filled up with zeros."""
+    """The values in rows of one block, the last of several filled up with zeros."""
+    block = min(block, len(values))
     missing = -len(values) % block
     return (F.pad(values, (0, missing)) if missing else values).view(-1, block)
 
@@ -241,6 +244,8 @@ def _blocks(values: Float[Tensor, "N"], block: int) -> Float[Tensor, "M block"]:
 def _check(weight: Tensor, block: int) -> None:
     if not weight.is_floating_point():
         raise TypeError(f"weight: expected floating-point numbers, got {weight.dtype}")
+    if isinstance(block, bool) or not isinstance(block, int):
+        raise TypeError(f"block: expected an integer, got {block!r}")
     if block < 1:
         raise ValueError(f"block: expected at least 1, got {block}")
     if weight.is_meta:

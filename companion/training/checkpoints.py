@@ -9,11 +9,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-__all__ = ["read_checkpoint", "write_checkpoint"]
+__all__ = ["check_writable", "read_checkpoint", "write_checkpoint"]
 
 _FORMAT = "companion checkpoint"
 _VERSION = "1"
@@ -28,7 +29,7 @@ def write_checkpoint(path: Path | str, tree: Any) -> None:
     Args:
         path: File to write; its folder is made.
         tree: Dict keys are ``str`` or ``int``; leaves are ``Tensor``, ``str``, ``int``, ``float``,
-            ``bool`` or ``None``.
+            ``bool`` or ``None``. A NumPy number is written as the Python number that it equals.
 
     Raises:
         TypeError: If a leaf or key is of another type; the message says where it stands.
@@ -54,6 +55,15 @@ def write_checkpoint(path: Path | str, tree: Any) -> None:
     os.replace(partial, path)
     if os.name == "posix":  # the new name is safe once its folder is on the disk
         _flush(path.parent)
+
+
+def check_writable(tree: Any) -> None:
+    """Refuse a tree that ``write_checkpoint`` could not write, before there is much to lose.
+
+    Raises:
+        TypeError: If a leaf or key is of another type; the message says where it stands.
+    """
+    _encode(tree, (), None)
 
 
 def read_checkpoint(path: Path | str) -> Any:
@@ -90,11 +100,14 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _encode(node: Any, where: tuple, tensors: dict[str, Tensor]) -> Any:
-    """JSON for ``node``; its tensors go to ``tensors`` under their place in the tree."""
+def _encode(node: Any, where: tuple, tensors: dict[str, Tensor] | None) -> Any:
+    """JSON for ``node``; its tensors go to ``tensors``, if given, under their place in the tree."""
     name = "/".join(map(str, where))
     if isinstance(node, Tensor):
-        name = name if name not in tensors else f"{name}#{len(tensors)}"
+        if tensors is None:
+            return None
+        if name in tensors or "#" in name or name == "__metadata__":  # the file's own word
+            name = f"{name}#{len(tensors)}"
         # A copy for each: safetensors refuses two tensors that share memory (tied weights).
         tensors[name] = node.detach().to("cpu", copy=True).contiguous()
         return {"tensor": name}
@@ -105,6 +118,8 @@ def _encode(node: Any, where: tuple, tensors: dict[str, Tensor]) -> Any:
     if isinstance(node, list | tuple):
         items = [_encode(item, (*where, i), tensors) for i, item in enumerate(node)]
         return {"tuple": items} if isinstance(node, tuple) else items
+    if isinstance(node, np.number | np.bool_):
+        node = node.item()
     if node is None or type(node) in (str, int, float, bool):
         return node
     raise TypeError(f"expected tensors and plain values in a state, got {type(node)} at {name!r}")

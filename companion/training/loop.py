@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from companion.training.checkpoints import read_checkpoint, write_checkpoint
+from companion.training.checkpoints import check_writable, read_checkpoint, write_checkpoint
 
 __all__ = ["Measures", "Stateful", "fit"]
 
@@ -70,6 +70,7 @@ def fit(
     Raises:
         ValueError: If the checkpoint is damaged, of another version, or of another run: another
             shape, another name, more steps. Nothing has been changed then.
+        TypeError: If ``state`` holds what a checkpoint cannot; no step has been taken then.
 
     Example:
         >>> w = torch.nn.Parameter(torch.tensor(4.0))
@@ -90,6 +91,8 @@ def fit(
     run = _Run(dict(state or {}), dict(generators or {}))
     if checkpoint is not None and resume and Path(checkpoint).exists():
         run.load(checkpoint, steps=steps)
+    if checkpoint is not None and save:
+        check_writable(run.snapshot())
     with tqdm(total=steps, initial=run.done, disable=not progress) as bar:
         for i in range(run.done, steps):
             run.record(step(batches(i)))
@@ -129,13 +132,13 @@ class _Run:
 
     def save(self, path: Path | str) -> None:
         rows = {k: torch.tensor(v, dtype=torch.float64) for k, v in self.measured().items()}
-        write_checkpoint(path, {"done": self.done, "history": rows} | self._snapshot())
+        write_checkpoint(path, {"done": self.done, "history": rows} | self.snapshot())
 
     def load(self, path: Path | str, *, steps: int) -> None:
         saved = read_checkpoint(path)
         if saved["done"] > steps:
             raise ValueError(f"expected at most steps={steps} in {path}, got {saved['done']}")
-        before = copy.deepcopy(self._snapshot())
+        before = copy.deepcopy(self.snapshot())
         _check_same_shape(before["state"], saved["state"], f"state in {path}")
         _check_same_shape(before["generators"], saved["generators"], f"generators in {path}")
         try:
@@ -146,7 +149,7 @@ class _Run:
         self.history = {name: row.tolist() for name, row in saved["history"].items()}
         self.done = saved["done"]
 
-    def _snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         return {
             "state": {name: dict(part.state_dict()) for name, part in self.state.items()},
             "generators": {name: g.get_state() for name, g in self.generators.items()},

@@ -234,6 +234,31 @@ def test_zeros_stay_zeros(double):
     assert (restored[2] == 0).all()
 
 
+def test_a_block_of_more_than_all_numbers_is_the_whole():
+    weight = torch.randn(128, generator=torch.Generator().manual_seed(0))
+    quantized, expected = (nf4_quantize(weight, block=block) for block in (10**12, 128))
+    assert torch.equal(quantized.packed, expected.packed)
+    assert torch.equal(quantized.dequantize(), expected.dequantize())
+
+
+def test_two_levels_at_the_end_of_float32():
+    """The mean of the scales is finite, though their sum is not."""
+    most = torch.finfo(torch.float32).max
+    signs = torch.randint(0, 2, (64 * 300,), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    sizes = torch.linspace(0.5, 1, 300).repeat_interleave(64)
+    weight = signs * (sizes * most)
+    error = (nf4_quantize(weight).dequantize().double() - weight.double()).abs().max()
+    assert error <= 0.00703 * 0.25 * 1.01 * most  # each is its block's largest: only scales err
+
+
+def test_a_scale_that_decodes_to_more_than_float32_holds_is_its_largest():
+    most = torch.finfo(torch.float32).max
+    for count in range(2, 40):
+        weight = torch.full((64 * count,), most)
+        weight[:64] /= 2
+        assert nf4_quantize(weight).dequantize().isfinite().all()
+
+
 def test_tiny_and_huge_numbers():
     for scale in (1e-44, 1e-30, 1e37):
         weight = torch.tensor([1.0, -1.0, 0.0]) * scale

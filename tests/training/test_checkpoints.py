@@ -3,6 +3,7 @@
 import math
 import os
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -53,6 +54,24 @@ def test_nan_payload_survives(path):
     back = read_checkpoint(path)
     assert torch.equal(back["t"].view(torch.int32), bits)
     assert math.isnan(back["x"])
+
+
+def test_keys_that_look_like_other_places_are_kept_apart(path):
+    keys = ["a/b", "a/b#1", "a/b#2", "a/b#3", "__metadata__", "#", ""]
+    tree = {key: torch.tensor(number) for number, key in enumerate(keys)}
+    tree["a"] = {"b": torch.tensor(7), "b#1": torch.tensor(8)}
+    write_checkpoint(path, tree)
+    back = read_checkpoint(path)
+    assert [back[key].item() for key in keys] == list(range(7))
+    assert (back["a"]["b"].item(), back["a"]["b#1"].item()) == (7, 8)
+
+
+def test_numpy_numbers_come_back_as_pythons(path):
+    tree = {"lr": np.float64(0.1), "half": np.float32(0.1), "n": np.int64(3), "on": np.True_}
+    write_checkpoint(path, tree)
+    back = read_checkpoint(path)
+    assert back == tree
+    assert [type(value) for value in back.values()] == [float, float, int, bool]
 
 
 def test_tied_tensors_and_equal_names_are_kept(path):

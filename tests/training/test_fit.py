@@ -256,6 +256,18 @@ def test_checkpoint_needs_state(path):
         fit(lambda i: 1.0, lambda i: i, steps=1, checkpoint=path)
 
 
+def test_what_cannot_be_saved_is_told_before_the_first_step(path):
+    class Odd:
+        def state_dict(self):
+            return {"where": complex(1, 2)}
+
+    taken = []
+    with pytest.raises(TypeError, match="plain values in a state, got <class 'complex'> at 'state"):
+        fit(taken.append, lambda i: i, steps=3, state={"odd": Odd()}, checkpoint=path)
+    assert taken == []
+    assert not path.exists()
+
+
 def test_checkpoint_every_is_at_least_one(path):
     with pytest.raises(ValueError, match="checkpoint_every must be at least 1, got 0"):
         Run().fit(2, path, checkpoint_every=0)
