@@ -15,7 +15,6 @@ __all__ = [
     "MIN_WIDTH",
     "autocasted",
     "check_attention",
-    "check_count",
     "check_flag",
     "check_integers",
     "check_width",
@@ -96,21 +95,6 @@ def check_flag(name: str, value: object) -> None:
     """Check that a switch is True or False, not something that merely counts as true."""
     if not isinstance(value, bool):
         raise TypeError(f"{name}: expected True or False, got {value!r}")
-
-
-def check_count(name: str, value: object) -> None:
-    """Check that a size or a number of things is an integer of at least 1.
-
-    Example:
-        >>> check_count("splits", 0)
-        Traceback (most recent call last):
-        ...
-        ValueError: splits must be at least 1, got 0
-    """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: expected an integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def checked_scale(scale: float | None, width: int) -> float:

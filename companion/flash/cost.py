@@ -14,7 +14,7 @@ the paper.
 import math
 from typing import Literal, NamedTuple
 
-from companion.flash.arguments import check_count
+from companion.checks import check_count
 
 __all__ = [
     "ALGORITHMS",

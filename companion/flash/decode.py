@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from companion.checks import check_count
 from companion.flash.arguments import (
     autocasted,
     check_attention,
-    check_count,
     check_flag,
     check_integers,
     check_width,

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from companion.flash.arguments import check_count
+from companion.checks import check_count
 
 __all__ = [
     "Normaliser",

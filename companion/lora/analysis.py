@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from companion.checks import check_count
+
 __all__ = [
     "amplification",
     "projected_norm",
@@ -52,8 +54,8 @@ def subspace_similarity(
         0.5
     """
     rows_1, rows_2 = _two_row_spaces(a1, a2)
-    _check_count("i", i, len(rows_1))
-    _check_count("j", j, len(rows_2))
+    check_count("i", i, most=len(rows_1))
+    check_count("j", j, most=len(rows_2))
     return _similarities(rows_1[:i], rows_2[:j])[-1, -1].item()
 
 
@@ -98,8 +100,9 @@ def random_similarity(i: int, j: int, width: int) -> float:
         >>> random_similarity(8, 64, 1024)
         0.0625
     """
-    _check_count("i", i, width)
-    _check_count("j", j, width)
+    check_count("width", width)
+    check_count("i", i, most=width)
+    check_count("j", j, most=width)
     return max(i, j) / width
 
 
@@ -163,7 +166,7 @@ def projected_norm(
         )
     w_OI = _matrix("weight", weight)
     u_OR, _, vh_RI = _svd(_matrix("basis matrix", basis_matrix))
-    _check_count("rank", rank, len(vh_RI))
+    check_count("rank", rank, most=len(vh_RI))
     return torch.linalg.matrix_norm(u_OR[:, :rank].T @ w_OI @ vh_RI[:rank].T).item()
 
 
@@ -275,8 +278,3 @@ def _matrix(name: str, value: Tensor) -> Tensor:
     if not value.isfinite().all():
         raise ValueError(f"{name}: expected finite entries, got NaN or infinity")
     return value
-
-
-def _check_count(name: str, count: int, most: int) -> None:
-    if not 1 <= count <= most:
-        raise ValueError(f"{name}: expected from 1 to {most}, got {count}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from companion.checks import check_number
 from companion.lora.embedding import LoRAEmbedding
 from companion.lora.layer import LoRALayer
 
@@ -48,7 +49,8 @@ def lora_plus_groups(
         ``name``, ``params``, ``lr`` and ``weight_decay``.
 
     Raises:
-        ValueError: If a rate or the ratio is not above 0, or nothing is trained.
+        TypeError, ValueError: If a rate or the ratio is no finite number above 0, the decay is
+            negative, or nothing is trained.
 
     Example:
         >>> from companion.lora import add_lora
@@ -59,8 +61,8 @@ def lora_plus_groups(
     """
     rates = {"lr": lr, "ratio": ratio, "lr_embedding": lr if lr_embedding is None else lr_embedding}
     for name, value in rates.items():
-        if not value > 0:
-            raise ValueError(f"{name}: expected a number > 0, got {value}")
+        check_number(name, value, above=0)
+    check_number("weight_decay", weight_decay, least=0)
     groups: dict[str, dict[str, Any]] = {
         "A": {"params": [], "lr": lr, "weight_decay": weight_decay},
         "embedding": {"params": [], "lr": rates["lr_embedding"], "weight_decay": weight_decay},

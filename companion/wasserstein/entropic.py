@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from companion.checks import check_number
 from companion.wasserstein.implicit import ImplicitPotentials, gibbs_kernel
 from companion.wasserstein.problem import Transport, check_problem
 
@@ -44,11 +45,15 @@ def soft_c_transform(
     Source: Peyré & Cuturi 2019, §4.4. The other direction is
     ``soft_c_transform(g, b, cost.mT, epsilon=epsilon)``.
 
+    Raises:
+        TypeError, ValueError: If ε is no finite number above 0.
+
     Example:
         >>> half, cost = torch.tensor([0.5, 0.5]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
         >>> soft_c_transform(torch.zeros(2), half, cost, epsilon=0.1)
         tensor([0.0693, 0.0693])
     """
+    check_number("epsilon", epsilon, above=0)
     log_weights = f / epsilon + a.log()  # log 0 = −inf is meant: no mass, no say
     scores = torch.sub(log_weights[..., :, None], cost, alpha=1 / epsilon)
     return -epsilon * scores.logsumexp(-2)

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from companion.checks import check_finite, check_number, check_tensor
+
 __all__ = [
     "clip_weights_",
     "gradient_norms",
@@ -106,6 +108,9 @@ def gradient_penalty(
         >>> gradient_penalty(lambda x: 3 * x[:, 0], real, fake, weight=0.5).item()
         2.0
     """
+    check_number("weight", weight, least=0)
+    check_tensor("real", real)
+    check_tensor("fake", fake)
     if real.shape != fake.shape or real.shape[0] == 0:
         raise ValueError(
             f"real and fake must have one shape and at least one sample, "
@@ -140,17 +145,21 @@ def lipschitz_estimate(
         The slope, in the scores' dtype.
 
     Raises:
-        ValueError: If no two points differ.
+        TypeError: If x or y is no tensor of floating-point numbers.
+        ValueError: If no two points differ, or a point or a score is not finite.
 
     Example:
         >>> x, y = torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0], [3.0]])
         >>> lipschitz_estimate(lambda z: z[:, 0].square(), x, y).item()
         4.0
     """
+    check_finite("x", x)
+    check_finite("y", y)
     rise_nm = (critic(x).flatten()[:, None] - critic(y).flatten()[None, :]).abs()
     # The direct formula: the faster one by a matrix product is inexact for points close together.
     run_nm = torch.cdist(x.flatten(1), y.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
     slopes = (rise_nm / run_nm)[run_nm > 0]
     if slopes.numel() == 0:
         raise ValueError("expected two points that differ, got none")
+    check_finite("the critic's slopes", slopes)
     return slopes.max()

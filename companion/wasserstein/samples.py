@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from companion.checks import check_count, check_number
+
 __all__ = ["ring_centres", "ring_of_gaussians"]
 
 
@@ -23,14 +25,14 @@ def ring_centres(*, modes: int = 8, radius: float = 2.0) -> Float[Tensor, "K 2"]
         float32 points, shape (modes, 2).
 
     Raises:
-        ValueError: If ``modes`` is less than 1.
+        TypeError, ValueError: If ``modes`` is less than 1, or the radius negative or not finite.
 
     Example:
         >>> ring_centres(modes=4, radius=2.0).round().tolist()[:2]
         [[2.0, 0.0], [-0.0, 2.0]]
     """
-    if modes < 1:
-        raise ValueError(f"modes must be at least 1, got {modes}")
+    check_count("modes", modes)
+    check_number("radius", radius, least=0)
     angles_K = torch.arange(modes) * (2 * math.pi / modes)
     return radius * torch.stack([angles_K.cos(), angles_K.sin()], dim=1)
 
@@ -61,14 +63,14 @@ def ring_of_gaussians(
         float32 points, shape (n, 2).
 
     Raises:
-        ValueError: If ``n`` or ``std`` is negative, or ``modes`` is less than 1.
+        TypeError, ValueError: If ``n``, ``std`` or the radius is negative, or ``modes`` below 1.
 
     Example:
         >>> ring_of_gaussians(5, generator=torch.Generator().manual_seed(0)).shape
         torch.Size([5, 2])
     """
-    if n < 0 or std < 0:
-        raise ValueError(f"n and std must not be negative, got n={n}, std={std}")
+    check_count("n", n, least=0)
+    check_number("std", std, least=0)
     device = generator.device if generator is not None else None
     centres_K2 = ring_centres(modes=modes, radius=radius).to(device)
     labels_n = torch.randint(modes, (n,), generator=generator, device=device)

@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from companion.checks import check_count, check_finite
+
 __all__ = ["SpectralNorm", "spectral_normalise_"]
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -38,6 +40,8 @@ class SpectralNorm(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        check_count("iterations", iterations)
+        check_finite("weight", weight)
         self.outputs_axis = outputs_axis
         self.iterations = iterations
         w_OI = self._matrix(weight.detach())

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from companion.checks import check_count
 from companion.wasserstein.lipschitz import clip_weights_, gradient_penalty
 
 __all__ = [
@@ -64,10 +65,16 @@ def critic_steps_at(step: int, *, n_critic: int = 5, warm_up: int = 25) -> int:
 
     Source: the code of Arjovsky et al. 2017, arXiv:1701.07875; Algorithm 1 has ``n_critic`` alone.
 
+    Raises:
+        TypeError, ValueError: If a number is no integer, or negative, or ``n_critic`` below 1.
+
     Example:
         >>> [critic_steps_at(step) for step in (0, 24, 25, 499, 500)]
         [100, 100, 5, 5, 100]
     """
+    for name, value in {"step": step, "warm_up": warm_up}.items():
+        check_count(name, value, least=0)
+    check_count("n_critic", n_critic)
     return 100 if step < warm_up or (warm_up and step % 500 == 0) else n_critic
 
 

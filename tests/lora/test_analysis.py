@@ -143,17 +143,17 @@ def test_rows_that_depend_on_one_another_leave_fewer_directions():
     a = matrix(2, 11)
     doubled = torch.cat([a, a[:1] + a[1:]])
     assert subspace_similarity_grid(doubled, a).shape == (2, 2)
-    with pytest.raises(ValueError, match="i: expected from 1 to 2, got 3"):
+    with pytest.raises(ValueError, match=r"i must be in \[1, 2\], got 3"):
         subspace_similarity(doubled, a, 3, 1)
 
 
 def test_what_similarity_refuses():
     a, b = matrix(3, 7), matrix(2, 7)
-    with pytest.raises(ValueError, match="i: expected from 1 to 3, got 0"):
+    with pytest.raises(ValueError, match=r"i must be in \[1, 3\], got 0"):
         subspace_similarity(a, b, 0, 1)
-    with pytest.raises(ValueError, match="i: expected from 1 to 3, got 4"):
+    with pytest.raises(ValueError, match=r"i must be in \[1, 3\], got 4"):
         subspace_similarity(a, b, 4, 1)
-    with pytest.raises(ValueError, match="j: expected from 1 to 2, got 3"):
+    with pytest.raises(ValueError, match=r"j must be in \[1, 2\], got 3"):
         subspace_similarity(a, b, 3, 3)
     with pytest.raises(ValueError, match=r"one width I, got shapes \(3, 7\) and \(7, 2\)"):
         subspace_similarity(a, b.T, 1, 1)
@@ -167,9 +167,9 @@ def test_what_similarity_refuses():
         subspace_similarity(a, b * math.nan, 1, 1)
     with pytest.raises(ValueError, match="expected a matrix with a direction, got only zeros"):
         subspace_similarity_grid(a, torch.zeros(2, 7))
-    with pytest.raises(ValueError, match="j: expected from 1 to 7, got 8"):
+    with pytest.raises(ValueError, match=r"j must be in \[1, 7\], got 8"):
         random_similarity(3, 8, 7)
-    with pytest.raises(ValueError, match="i: expected from 1 to 7, got 0"):
+    with pytest.raises(ValueError, match=r"i must be in \[1, 7\], got 0"):
         random_similarity(0, 3, 7)
 
 
@@ -239,9 +239,9 @@ def test_amplification_without_bound_and_what_is_refused():
     weight, delta = torch.zeros(2, 3), torch.zeros(2, 3)
     weight[0, 0] = delta[1, 1] = 1.0
     assert amplification(weight, delta, 1) == math.inf
-    with pytest.raises(ValueError, match="rank: expected from 1 to 1, got 2"):
+    with pytest.raises(ValueError, match=r"rank must be in \[1, 1\], got 2"):
         amplification(weight, delta, 2)
-    with pytest.raises(ValueError, match="rank: expected from 1 to 1, got 0"):
+    with pytest.raises(ValueError, match=r"rank must be in \[1, 1\], got 0"):
         amplification(weight, delta, 0)
     with pytest.raises(ValueError, match=r"two matrices of one shape, got \(2, 3\) and \(3, 2\)"):
         amplification(weight, delta.T, 1)

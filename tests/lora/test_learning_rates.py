@@ -135,10 +135,10 @@ def test_a_shared_parameter_is_in_one_group():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lr": 0.0}, "lr: expected a number > 0, got 0"),
-        ({"ratio": -1.0}, "ratio: expected a number > 0, got -1"),
-        ({"lr_embedding": 0.0}, "lr_embedding: expected a number > 0, got 0"),
-        ({"lr": float("nan")}, "lr: expected a number > 0, got nan"),
+        ({"lr": 0.0}, "lr must be a finite number more than 0, got 0"),
+        ({"ratio": -1.0}, "ratio must be a finite number more than 0, got -1"),
+        ({"lr_embedding": 0.0}, "lr_embedding must be a finite number more than 0, got 0"),
+        ({"lr": float("nan")}, "lr must be a finite number more than 0, got nan"),
     ],
 )
 def test_impossible_rates(settings, message):
