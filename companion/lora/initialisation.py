@@ -9,6 +9,7 @@ Chapter: course/07_lora.ipynb.  Dimension key: I inputs, O outputs, R rank, K mi
 import torch
 from torch import nn
 
+from companion.adapters.own_weight import check_own_weight
 from companion.lora.dora import DoRALinear
 from companion.lora.layer import wide_dtype
 from companion.lora.linear import LoRALinear, dense_weight, is_quantized
@@ -51,6 +52,7 @@ def init_pissa_(layer: LoRALinear) -> None:
         raise RuntimeError("layer: expected an unmerged layer, got a merged one")
     if is_quantized(layer.base):
         raise ValueError("base: expected a dense weight, got a 4-bit one: quantise the residual")
+    check_own_weight(layer.base)
     if layer.b_OR.any():
         raise ValueError("layer: expected a new layer with B = 0, got one with an update")
     weight_OI = dense_weight(layer.base).to(wide_dtype(layer.base.weight.dtype))

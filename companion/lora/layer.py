@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from companion.adapters.own_weight import check_own_weight
+
 __all__ = ["LoRALayer", "Scaling", "Variant", "drawn", "wide_dtype"]
 
 Scaling = Literal["alpha/r", "alpha/sqrt(r)"]
@@ -35,7 +37,8 @@ class LoRALayer(nn.Module):
         scaling: Which of the two scales.
 
     Raises:
-        ValueError: If a setting is out of its range; the base is then left as it was.
+        ValueError: If a setting is out of its range, or the base's weight is no parameter of its
+            own (pruning, parametrizations); the base is then left as it was.
     """
 
     base: nn.Module
@@ -71,6 +74,7 @@ class LoRALayer(nn.Module):
             raise ValueError(f"dropout: expected a probability in [0, 1), got {dropout}")
         if scaling not in _SCALINGS:
             raise ValueError(f"scaling: expected {' or '.join(_SCALINGS)}, got {scaling!r}")
+        check_own_weight(base)
         self.base = base.requires_grad_(False)
         self.rank, self.alpha, self.scaling = rank, alpha, scaling
         self.init = "lora"

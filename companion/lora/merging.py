@@ -9,6 +9,7 @@ Chapter: course/07_lora.ipynb.
 import torch
 from torch import Tensor, nn
 
+from companion.adapters.own_weight import check_own_weight
 from companion.adapters.tied_weights import declare_untied_, shared_parameters
 from companion.lora.injection import lora_layers
 from companion.lora.layer import LoRALayer
@@ -39,7 +40,8 @@ def merge_lora_(model: nn.Module, *, keep_base: bool = True) -> nn.Module:
     Raises:
         RuntimeError: If a layer is merged already.
         ValueError: If there is no LoRA layer, a merged weight would hold NaN or infinity, a base
-            is stored in 4 bits, or a convolution has groups; the message names the layer.
+            is stored in 4 bits or made from other parameters at every call, or a convolution has
+            groups; the message names the layer.
 
     Example:
         >>> from companion.lora import add_lora
@@ -116,6 +118,7 @@ def _rounded(name: str, layer: LoRALayer) -> Tensor:
             "call dequantize_base_(model) first"
         )
     try:
+        check_own_weight(layer.base)
         weight = layer.merged_weight().to(layer.base.weight.dtype)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from companion.adapters.matching import matching_layers, replace_layers_
+from companion.adapters.own_weight import check_own_weight
 from companion.lora.layer import LoRALayer
 from companion.lora.nf4 import QuantizedWeight, nf4_quantize
 
@@ -60,6 +61,7 @@ class QuantizedLinear(nn.Module):
         super().__init__()
         if type(base) is not nn.Linear:  # a subclass may compute something else
             raise TypeError(f"base: expected nn.Linear, got {type(base).__name__}")
+        check_own_weight(base)
         quantized = nf4_quantize(base.weight, block=block, double=double)
         self.in_features, self.out_features = base.in_features, base.out_features
         self.block, self.dtype = block, base.weight.dtype

@@ -13,6 +13,7 @@ Chapter: course/07_lora.ipynb.
 import argparse
 import hashlib
 import math
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -92,6 +93,8 @@ def _run(options: argparse.Namespace, device: torch.device) -> dict[str, list[fl
         f"{len(lora_layers(model))} layers are trained, on {len(examples)} records with "
         f"{sum(map(predicted_tokens, examples))} completion tokens; {len(held_out)} held out"
     )
+    with tempfile.TemporaryDirectory() as folder:
+        save_lora(model, folder)  # what cannot be saved is refused before it is trained
     history = _fit(tuning, held_out, settings, options, done=done)
     if is_first():
         save_lora(model, options.out / "adapter")

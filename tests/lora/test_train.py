@@ -380,6 +380,13 @@ def test_when_to_save_and_evaluate_may_change(earlier_run):
     main([*earlier_run, "--checkpoint-every", "3", "--evaluate-every", "2"])
 
 
+def test_what_cannot_be_saved_is_refused_before_it_is_trained(arguments, tmp_path, monkeypatch):
+    tied = save(tmp_path / "tied", llama(tie_word_embeddings=True))
+    monkeypatch.setattr(FineTuning, "__call__", None)
+    options = ["--model", tied, "--variant", "pissa", "--targets", "lm_head", "--steps", "2"]
+    refused([*arguments, *options], "tied to")
+
+
 def test_finished_run_is_not_trained_again(earlier_run, tmp_path, monkeypatch):
     before = files(tmp_path / "run")
     monkeypatch.setattr(FineTuning, "__call__", None)
