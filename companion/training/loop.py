@@ -91,7 +91,7 @@ def fit(
     run = _Run(dict(state or {}), dict(generators or {}))
     if checkpoint is not None and resume and Path(checkpoint).exists():
         run.load(checkpoint, steps=steps)
-    if checkpoint is not None and save:
+    if checkpoint is not None:  # in every process: a sharded state is gathered from all of them
         check_writable(run.snapshot())
     with tqdm(total=steps, initial=run.done, disable=not progress) as bar:
         for i in range(run.done, steps):
