@@ -17,6 +17,7 @@ from companion.collectives.overlap import measure_overlap
 from companion.collectives.ring import ring_all_reduce
 from companion.collectives.tree import tree_all_reduce
 
+LOST_AFTER_S = 4
 SMALL = {"bucket_bytes": 200, "first_bucket_bytes": 40}  # many buckets, of uneven sizes
 
 
@@ -334,12 +335,12 @@ def half_way(rank):
 
 def lost(rank):
     """The last rank fails in its forward: the others hear of it when the group's time is up."""
-    group = distributed.new_group(timeout=timedelta(seconds=1))
+    group = distributed.new_group(timeout=timedelta(seconds=LOST_AFTER_S))
     model = DataParallel(net(), group=group, **SMALL)
     x, y = batch(1)
     distributed.barrier()
     if rank == distributed.get_world_size() - 1:
-        time.sleep(2)
+        time.sleep(LOST_AFTER_S + 1)
         return None
     start_s = time.monotonic()
     return message(lambda: backward(model, x, y)), time.monotonic() - start_s

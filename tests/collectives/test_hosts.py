@@ -94,7 +94,7 @@ def test_no_transfer_is_faster_than_its_link(reports, transfer, share):
     least_s = (share * SIZE_BYTES - BURST_BYTES) * 8 / (RATE_MBIT * 1e6)
     took_s = max(measured(reports, transfer, "seconds"))
     # Were the link half duplex, both_ways would take twice as long.
-    assert least_s < took_s < 1.8 * least_s
+    assert least_s < took_s < 1.9 * least_s
 
 
 @needs_hosts

@@ -14,6 +14,7 @@ from companion.processes import workloads
 from companion.processes.amdahls_law import amdahl, fit_parallel_fraction
 from companion.processes.crew import Crew, WorkFailed
 from companion.processes.throughput import SpeedupRow, SpeedupTable, speedup
+from tests.measurements import measured_again
 from tests.processes import crew_tasks
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -59,6 +60,7 @@ def serial_then_free(lock, serial_s, free_s):
     time.sleep(free_s)
 
 
+@measured_again
 def test_half_under_a_lock_is_amdahl_with_one_half():
     work = partial(serial_then_free, threading.Lock(), 0.03, 0.03)
     table = speedup(work, workers=(1, 2, 5), repeats=3)
@@ -71,6 +73,7 @@ def test_half_under_a_lock_is_amdahl_with_one_half():
     assert table.parallel_fraction == pytest.approx(0.5, abs=0.15)
 
 
+@measured_again
 def test_all_under_a_lock_gains_nothing_and_waiting_gains_all():
     locked = speedup(partial(serial_then_free, threading.Lock(), 0.03, 0), workers=[3], repeats=3)
     free = speedup(partial(workloads.wait, 0.06), workers=[3], repeats=3)
@@ -79,8 +82,10 @@ def test_all_under_a_lock_gains_nothing_and_waiting_gains_all():
     assert (len(free), free.kind) == (1, "thread")
 
 
+@measured_again
 def test_processes_work_side_by_side(tmp_path):
     path = tmp_path / "notes"
+    path.unlink(missing_ok=True)  # of an attempt before
     work = partial(crew_tasks.note_and_wait, str(path), 0.1)
     table = speedup(work, workers=(2, 3), kind="process", repeats=2)
     notes = [line.split() for line in path.read_text().splitlines()]
@@ -96,6 +101,7 @@ def test_processes_work_side_by_side(tmp_path):
     assert all(0.1 <= row.time_s < 0.16 for row in table)
 
 
+@measured_again
 def test_the_fastest_of_the_rounds_counts():
     naps = iter([0, 0.05, 0.02, 0.02, 0.09])
     table = speedup(lambda: time.sleep(next(naps)), workers=[1], repeats=4)

@@ -192,7 +192,7 @@ def test_a_thread_that_computes():
         end.set()
         thread.join()
     assert cpu_s <= used[0] + 0.02  # a tick is 0.01 s
-    assert used[0] < cpu_s + 0.3
+    assert used[0] < cpu_s + 1
 
 
 @linux

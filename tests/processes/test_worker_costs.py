@@ -12,6 +12,7 @@ from companion.processes.alone import run_alone
 from companion.processes.creation import measure_creation
 from companion.processes.handover import handover_s
 from companion.processes.switching import measure_switch
+from tests.measurements import measured_again
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -60,6 +61,7 @@ def test_when_the_time_is_over_all_are_killed(program, tmp_path, gone):
     assert gone(*pids)
 
 
+@measured_again
 def test_a_spawned_worker_is_a_whole_interpreter():
     seconds = []
     for _ in range(3):
@@ -74,6 +76,7 @@ def test_a_spawned_worker_is_a_whole_interpreter():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@measured_again
 def test_a_fork_lies_between():
     fork, server = measure_creation("fork", 10), measure_creation("forkserver", 3)
     assert measure_creation("thread", 50).fastest_s < fork.fastest_s
@@ -100,12 +103,14 @@ def test_the_first_worker_is_not_counted(monkeypatch):
     assert len(started) == 4
 
 
+@measured_again
 def test_one_way_is_half_a_round_trip():
     seconds = alone_switch.times_s(3, lambda: time.sleep(0.02), lambda: time.sleep(0.02))
     assert len(seconds) == 3
     assert 0.02 <= min(seconds) < 0.038
 
 
+@measured_again
 def test_turns_go_round():
     kinds = ("thread", "process") if hasattr(os, "fork") else ("thread",)
     for kind in kinds:
@@ -116,6 +121,7 @@ def test_turns_go_round():
     assert len(alone_switch.between_threads(7)) == 7
 
 
+@measured_again
 def test_a_handle_is_cheaper_than_a_copy():
     pickled_s = handover_s(20_000_000, by="pickle")
     assert pickled_s > 20_000_000 / 100e9  # nobody's pipe moves 100 GB/s

@@ -256,7 +256,7 @@ def test_a_slow_thread_is_left_and_a_spare_takes_its_place(tmp_path):
 
 def test_the_time_is_that_of_the_task_not_of_its_queue_nor_of_the_workers_start():
     with WorkerPool(1) as pool:
-        assert len(pool.map(tasks.sleep, [0.1] * 24, timeout_s=2)) == 24
+        assert len(pool.map(tasks.sleep, [0.2] * 30, timeout_s=5)) == 30
 
 
 # Spans
