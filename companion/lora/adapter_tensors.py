@@ -17,7 +17,14 @@ from torch import Tensor, nn
 
 from companion.lora.layer import LoRALayer
 
-__all__ = ["by_module", "in_file", "plain_name", "read_tensors", "safetensors_bytes"]
+__all__ = [
+    "by_module",
+    "in_file",
+    "plain_name",
+    "read_tensors",
+    "safetensors_bytes",
+    "unwrapped",
+]
 
 _PREFIX = "base_model.model."
 # Our parameter → its name in the file. The shapes are the same, also for Conv1D, whose adapter
@@ -34,6 +41,9 @@ _IN_FILE = {
 # PEFT reads the magnitude under two names, and writes the first.
 _PARTS = {part: part for part in _IN_FILE.values()}
 _PARTS["lora_magnitude_vector.weight"] = "lora_magnitude_vector"
+# What a wrapper calls the module in it. Data-parallel ones say "module", as others do as well.
+_WRAPPED = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
+_DATA_PARALLEL = ("DataParallel", "DistributedDataParallel")
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -43,9 +53,20 @@ def in_file(layer: LoRALayer) -> dict[str, nn.Parameter]:
     return {_IN_FILE[name]: own[name] for name in own if name in _IN_FILE}
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside all that is put around a whole model: compiled, data-parallel, …"""
+    while True:
+        inner = [model._modules[step] for step in _WRAPPED if step in model._modules]
+        if type(model).__name__ in _DATA_PARALLEL:  # by name: torch's two, and ours
+            inner = [model.module]
+        if len(inner) != 1:
+            return model
+        model = inner[0]
+
+
 def plain_name(name: str) -> str:
-    """A dotted name without the steps that ``torch.compile`` puts into it."""
-    return ".".join(step for step in name.split(".") if step != "_orig_mod")
+    """A dotted name without the steps that compiling or checkpointing a part puts into it."""
+    return ".".join(step for step in name.split(".") if step not in _WRAPPED)
 
 
 def safetensors_bytes(layers: Mapping[str, LoRALayer]) -> bytes:

@@ -11,8 +11,7 @@ Chapter: course/07_lora.ipynb.
 import difflib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -25,12 +24,13 @@ from companion.lora.adapter_tensors import (
     plain_name,
     read_tensors,
     safetensors_bytes,
+    unwrapped,
 )
 from companion.lora.convolution import LoRAConv2d, is_conv2d
 from companion.lora.dora import DoRALinear
 from companion.lora.embedding import LoRAEmbedding, is_embedding
 from companion.lora.initialisation import init_pissa_
-from companion.lora.injection import lora_layers, lora_parameters
+from companion.lora.injection import lora_layers, lora_parameters, unchanged_on_error
 from companion.lora.layer import LoRALayer
 from companion.lora.linear import LoRALinear
 from companion.lora.peft_differences import (
@@ -56,8 +56,8 @@ def save_lora(model: nn.Module, folder: Path | str) -> None:
     out of the original base again, as PEFT does.
 
     Args:
-        model: A model with LoRA layers; one that ``torch.compile`` returned is saved under the
-            names of the model in it.
+        model: A model with LoRA layers. One that ``torch.compile``, ``DataParallel``, torch's DDP
+            or activation checkpointing wraps is saved under the names of the model in it.
         folder: Made if it is not there.
 
     Raises:
@@ -75,6 +75,7 @@ def save_lora(model: nn.Module, folder: Path | str) -> None:
         >>> sorted(file.name for file in folder.iterdir())
         ['adapter_config.json', 'adapter_model.safetensors']
     """
+    model = unwrapped(model)
     layers = {plain_name(name): layer for name, layer in lora_layers(model).items()}
     if not layers or "" in layers:
         got = "one itself" if layers else f"none in {type(model).__name__}"
@@ -125,13 +126,14 @@ def load_lora(model: nn.Module, folder: Path | str) -> nn.Module:
     adapters, others = by_module(read_tensors(folder / _WEIGHTS))
     if not adapters:
         raise ValueError(f"expected tensors of LoRA in {folder / _WEIGHTS}, got none")
+    whole, model = model, unwrapped(model)
     paths = _paths(model)
     bases = {name: _base(model, paths, name) for name in adapters}
     if config.is_pissa:
         for name, base in bases.items():
             check_whole_weight(model, name, base)
     earlier = set(lora_parameters(model))
-    with _unchanged_on_error(model, bases.values()):
+    with unchanged_on_error(model, bases.values()):
         layers = {name: _restored(name, bases[name], adapters[name], config) for name in bases}
         _check_base_tensors(model, layers, others)
     for parameter in model.parameters():
@@ -140,7 +142,7 @@ def load_lora(model: nn.Module, folder: Path | str) -> nn.Module:
     for name, layer in layers.items():
         parent, _, last = paths[name].rpartition(".")
         setattr(model.get_submodule(parent), last, layer)
-    return model
+    return whole
 
 
 def _write(file: Path, content: bytes) -> None:
@@ -223,22 +225,6 @@ def _equal(x: Tensor, y: Tensor) -> bool:
 def _nearly_equal(x: Tensor, y: Tensor) -> bool:
     """As far as two decompositions of one weight, perhaps rounded to bfloat16, agree."""
     return bool((x.float() - y.float()).norm() <= 0.01 * x.float().norm())
-
-
-@contextmanager
-def _unchanged_on_error(model: nn.Module, bases: Iterable[nn.Module]) -> Iterator[None]:
-    """Undo what making a LoRA layer does to a base: freeze it, and for PiSSA change its weight."""
-    flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    weights = {base: getattr(base, "weight", None) for base in bases}
-    try:
-        yield
-    except BaseException:
-        for base, weight in weights.items():
-            if weight is not None:
-                base.weight = weight
-        for parameter, flag in flags.items():
-            parameter.requires_grad_(flag)
-        raise
 
 
 def _restored(

@@ -3,7 +3,8 @@
 Chapter: course/07_lora.ipynb.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import get_args
 
 import torch
@@ -18,7 +19,7 @@ from companion.lora.initialisation import init_pissa_
 from companion.lora.layer import LoRALayer, Variant
 from companion.lora.linear import LoRALinear, is_linear
 
-__all__ = ["add_lora", "lora_layers", "lora_parameters", "remove_lora_"]
+__all__ = ["add_lora", "lora_layers", "lora_parameters", "remove_lora_", "unchanged_on_error"]
 
 _SUPPORTED = "nn.Linear, Conv1D, QuantizedLinear, nn.Embedding or nn.Conv2d"
 
@@ -66,17 +67,11 @@ def add_lora(
         raise ValueError(f"variant: expected one of {get_args(Variant)}, got {variant!r}")
     bases = _bases(model, targets)
     settings = {"rank": rank, "alpha": alpha, "dropout": dropout, "generator": generator}
-    flags = {p: p.requires_grad for p in model.parameters()}
-    weights = {base: base.weight for base in bases if hasattr(base, "weight")}
-    is_tied = not shared_parameters(model).isdisjoint(weights.values())
-    try:
+    is_tied = not shared_parameters(model).isdisjoint(
+        base._parameters.get("weight") for base in bases
+    )
+    with unchanged_on_error(model, bases):
         layers = {base: _adapted(base, name, variant, settings) for base, name in bases.items()}
-    except BaseException:
-        for base, weight in weights.items():
-            base.weight = weight
-        for parameter, flag in flags.items():
-            parameter.requires_grad_(flag)
-        raise
     if variant == "pissa" and is_tied:  # the residuals are weights of their own
         declare_untied_(model)
     earlier = set(lora_parameters(model))
@@ -85,6 +80,22 @@ def add_lora(
             parameter.requires_grad_(False)
     replace_layers_(model, layers)
     return model
+
+
+@contextmanager
+def unchanged_on_error(model: nn.Module, bases: Iterable[nn.Module]) -> Iterator[None]:
+    """Undo what making a LoRA layer does to a base: freeze it, and for PiSSA change its weight."""
+    flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    weights = {base: base._parameters.get("weight") for base in bases}  # a 4-bit one has none
+    try:
+        yield
+    except BaseException:
+        for base, weight in weights.items():
+            if weight is not None:
+                base.weight = weight
+        for parameter, flag in flags.items():
+            parameter.requires_grad_(flag)
+        raise
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoRALayer]:

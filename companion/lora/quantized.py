@@ -85,6 +85,14 @@ class QuantizedLinear(nn.Module):
             block=self.block,
         )
 
+    @property
+    def weight(self) -> Float[Tensor, "O I"]:
+        """``dequantize()``, for code that reads a layer's weight in place of calling the layer.
+
+        So does ``nn.TransformerEncoderLayer`` in eval; T5 asks for the dtype.
+        """
+        return self.dequantize()
+
     def dequantize(self) -> Float[Tensor, "O I"]:
         """The weight that the layer computes with, as a new dense tensor."""
         return self.quantized.dequantize()

@@ -1,8 +1,9 @@
 """Optimal transport and Wasserstein GANs. Chapter: course/02_wasserstein.ipynb.
 
 Read ``one_dimensional.py`` first. Exact and smoothed transport: ``linear_programs.py``,
-``exact.py``, ``entropic.py``, ``implicit.py``, ``divergence.py``. The critic and the loop:
-``lipschitz.py``, ``spectral.py``, ``updates.py``, ``training.py``; ``train.py`` is the recipe.
+``basic_plan.py``, ``exact.py``, ``entropic.py``, ``implicit.py``, ``divergence.py``. The critic
+and the loop: ``lipschitz.py``, ``spectral.py``, ``updates.py``, ``training.py``; ``train.py`` is
+the recipe.
 """
 
 from companion.wasserstein.divergence import sinkhorn_divergence

@@ -1,32 +1,39 @@
 """Exact transport between weighted points, with potentials that prove it optimal.
 
-The linear program has n·m unknowns, but an optimal plan needs only n + m − 1 of them: the
-pairs where the dual constraint f_i + g_j ≤ C_ij is tight. So we solve the program on few
-pairs, look for pairs whose constraint the potentials break, add those, and solve again. When
-none is broken, the potentials are feasible for the whole problem and the plan is optimal.
+POT's network simplex finds the pairs that an optimal plan uses; the masses on them follow by
+subtraction. Potentials f, g with f_i + g_j ≤ C_ij then bound how much a better plan could
+save: no more than <Γ, slack>, the mass on each pair times slack_ij = C_ij − f_i − g_j ≥ 0.
 
-Source: Peyré & Cuturi 2019, arXiv:1803.00567, §3.1-3.2 (duality as a certificate);
-delayed column generation: Bertsimas & Tsitsiklis 1997, §6.1. POT uses the network simplex.
+Where costs differ by many orders of magnitude, a float64 potential as large as the largest
+cost cannot tell the small ones apart, and the bound says so. The same problem with the slack
+in place of the cost has the same optimal plans and starts from small numbers. In it, a cost
+far above all slack in use is lowered to a cap: no plan gets dearer, so that one that is
+optimal and uses no capped pair was optimal before. (Iterative refinement, as for systems of
+linear equations: Gleixner, Steffy & Wolter 2016, doi:10.1287/ijoc.2016.0692, with a cap where
+they scale.)
+
+Source: Peyré & Cuturi 2019, arXiv:1803.00567, §3.1-3.2 (duality as a certificate), §3.5
+(network simplex); Bonneel et al. 2011 (the solver in POT).
 Chapter: course/02_wasserstein.ipynb.  Dimension key: n sources, m targets.
 """
 
-import numpy as np
+import math
+import warnings
+
 import torch
 from jaxtyping import Float
-from scipy import sparse
-from scipy.optimize import linprog
 from torch import Tensor
 
-from companion.wasserstein.entropic import scaling_iterations
-from companion.wasserstein.linear_programs import HIGHS_OPTIONS, c_transform, single_problem
+from companion.wasserstein.basic_plan import basic_plan
+from companion.wasserstein.linear_programs import c_transform, single_problem
 from companion.wasserstein.problem import Transport
 
 __all__ = ["exact_transport"]
 
-FEW_PAIRS = 1000  # solved in one go
-PAIRS_PER_POINT = 12  # first guess: the most promising partners of each point
-NEW_PAIRS_PER_POINT = 3  # then, at most, the worst broken constraints of each point
-BROKEN = 1e-12  # relative to the largest cost
+PROVED = 1e-13  # what a better plan could save, relative to <Γ, |C|>: then we stop
+REFUSED = 1e-12  # and above this, after all rounds, there is no result
+ROUNDS = 10  # one where costs are of one size; a round gains about 13 digits
+CAP = 1000.0  # times the largest slack in use
 
 
 def exact_transport(
@@ -46,7 +53,8 @@ def exact_transport(
 
     Raises:
         TypeError, ValueError: As ``check_problem``.
-        RuntimeError: If HiGHS does not report an optimum.
+        RuntimeError: If the network simplex reports no optimum, or its plan cannot be proved
+            optimal to 1e-12 of <Γ, abs(C)>.
 
     Example:
         >>> a, b = torch.tensor([0.5, 0.5]), torch.tensor([0.25, 0.75])
@@ -58,7 +66,7 @@ def exact_transport(
     """
     a64, b64, cost64 = single_problem(a, b, cost)
     rows, columns = a64 > 0, b64 > 0
-    plan, f = _column_generation(a64[rows], b64[columns], cost64[rows][:, columns])
+    plan, f = _refined(a64[rows], b64[columns], cost64[rows][:, columns])
     full_plan = torch.zeros_like(cost64)
     full_plan[rows[:, None] & columns] = plan.flatten()
     # A c-transform in each direction extends the potentials to zero-weight points.
@@ -71,71 +79,51 @@ def exact_transport(
     )
 
 
-def _column_generation(a: Tensor, b: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
+def _refined(a: Tensor, b: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
     """Plan and row potential of the problem with positive weights."""
-    scale = cost.abs().max().clamp_min(torch.finfo(cost.dtype).tiny)
-    cost_nm = (cost / scale).numpy()
-    mass = a.sum()  # HiGHS is fastest, by ten times, when the weights sum to 1
-    weights = (torch.cat([a, b]) / mass).numpy()
-    used = np.zeros(cost_nm.shape, dtype=bool)
-    used[_staircase(a.numpy(), b.numpy())] = True  # a feasible plan, so every program has one
-    new = _first_pairs(a, b, cost / scale)
-    while new.any():
-        used |= new
-        pairs = np.nonzero(used)
-        values, f, g = _solve_on(pairs, weights, cost_nm)
-        reduced = cost_nm - f[:, None] - g
-        new = _smallest(reduced, NEW_PAIRS_PER_POINT) & (reduced < -BROKEN) & ~used
-    plan = np.zeros_like(cost_nm)
-    plan[pairs] = values
-    return torch.from_numpy(plan) * mass, torch.from_numpy(f) * scale
+    f, cap = cost.amin(1), math.inf
+    slack = _slack(cost, f)
+    for _ in range(ROUNDS):
+        plan, step = _network_simplex(a, b, slack, cap)
+        used, finer = plan > 0, _slack(slack, step)
+        in_use, capped = slack[used], (slack[used] > cap).any()
+        if (finer[used] * plan[used]).sum() < (in_use * plan[used]).sum():
+            f, slack, in_use = f + step, finer, finer[used]
+        could_save = (in_use * plan[used]).sum().item()
+        pays = (cost[used].abs() * plan[used]).sum().item()
+        if could_save <= PROVED * pays:
+            return plan, f
+        cap = cap * CAP if capped else in_use.max().item() * CAP
+    if could_save > REFUSED * pays:
+        raise RuntimeError(
+            f"expected costs that float64 can tell apart, got a plan of cost {pays:.3g} (without "
+            f"signs) where a better one, not found, might save up to {could_save:.3g}"
+        )
+    return plan, f
 
 
-def _first_pairs(a: Tensor, b: Tensor, cost: Tensor) -> np.ndarray:
-    """Pairs whose constraint is nearly tight for the potentials of a short Sinkhorn run."""
-    if cost.numel() <= FEW_PAIRS:
-        return np.ones(cost.shape, dtype=bool)
-    spread = (cost.max() - cost.min()).item()
-    f, g, _, _ = scaling_iterations(
-        a / a.sum(), b / b.sum(), cost, max(0.002 * spread, 1e-9), tol=1e-3, max_iter=200
-    )
-    return _smallest((cost - f[:, None] - g).numpy(), PAIRS_PER_POINT)
+def _slack(cost: Tensor, f: Tensor) -> Tensor:
+    """cost_ij − f_i − g_j >= 0, where g is f's c-transform."""
+    g = c_transform(f, cost)
+    # f_i and g_j may be huge and of opposite signs: their sum is exact, cost_ij − f_i is not.
+    return (cost - (f[:, None] + g)).clamp_min_(0)
 
 
-def _solve_on(
-    pairs: tuple[np.ndarray, np.ndarray], weights: np.ndarray, cost: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The linear program restricted to some pairs: masses on them, and both potentials."""
-    (n, m), count = cost.shape, len(pairs[0])
-    # Pair (i, j) has two ones in A: in row i and in row n + j.
-    ones_at = np.stack([pairs[0], n + pairs[1]], axis=1).ravel()
-    matrix = sparse.csc_array(
-        (np.ones(2 * count), ones_at, np.arange(0, 2 * count + 1, 2)), shape=(n + m, count)
-    )
-    result = linprog(
-        cost[pairs], A_eq=matrix, b_eq=weights, method="highs-ds", options=HIGHS_OPTIONS
-    )
-    if result.status != 0:
-        raise RuntimeError(f"HiGHS stopped on {count} pairs: {result.message}")
-    f, g = np.split(result.eqlin.marginals, [n])
-    return result.x, f, g
+def _network_simplex(a: Tensor, b: Tensor, cost: Tensor, cap: float) -> tuple[Tensor, Tensor]:
+    """POT's plan and row potential for costs of at most ``cap``; it gets numbers of size 1."""
+    from ot.lp import emd  # here, because it takes a second to import
 
-
-def _smallest(values: np.ndarray, count: int) -> np.ndarray:
-    """Mask of the ``count`` smallest entries of each row and of each column."""
-    mask = np.zeros(values.shape, dtype=bool)
-    for axis in (0, 1):
-        last = min(count, values.shape[axis]) - 1
-        order = np.argpartition(values, last, axis=axis)
-        np.put_along_axis(mask, np.take(order, range(last + 1), axis=axis), True, axis=axis)
-    return mask
-
-
-def _staircase(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The n + m − 1 pairs of the north-west corner plan: a path from (0, 0) to (n−1, m−1)."""
-    down = np.cumsum(a)[:-1]
-    right = np.cumsum(b)[:-1]
-    is_down = np.argsort(np.concatenate([down, right]), kind="stable") < len(down)
-    rows = np.concatenate([[0], np.cumsum(is_down)])
-    columns = np.concatenate([[0], np.cumsum(~is_down)])
-    return rows, columns
+    unit = min(cap, cost.max().item()) or 1.0
+    with warnings.catch_warnings(action="ignore"):  # the log says the same
+        plan, log = emd(
+            (a / a.sum()).numpy(),
+            (b / b.sum()).numpy(),
+            (cost / unit).clamp_max_(1).numpy(),
+            numItermax=1000 * (len(a) + len(b)) + 10**6,
+            log=True,
+            center_dual=False,
+        )
+    if log["warning"] is not None:
+        raise RuntimeError(f"the network simplex stopped: {log['warning']}")
+    pairs = torch.from_numpy(plan).nonzero()
+    return basic_plan(pairs, a, b), torch.from_numpy(log["u"]) * unit

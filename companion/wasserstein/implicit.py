@@ -27,6 +27,22 @@ def gibbs_kernel(f: Tensor, g: Tensor, cost: Tensor, epsilon: float) -> Tensor:
     return exponent.clamp_(max=math.log(torch.finfo(cost.dtype).max) / 2).exp_()
 
 
+def _solve(system: Tensor, right: Tensor) -> Tensor:
+    """The solution of a regular system; of a singular one that has solutions, the smallest.
+
+    A plan that falls into k blocks leaves k − 1 more constants free to move from f to g.
+    """
+    factors, pivots, _ = torch.linalg.lu_factor_ex(system)
+    on_diagonal = factors.diagonal(dim1=-2, dim2=-1).abs()
+    rounding = 10 * system.shape[-1] * torch.finfo(system.dtype).eps
+    singular = ~(on_diagonal.amin(-1) > rounding * on_diagonal.amax(-1))
+    solution = torch.linalg.lu_solve(factors, pivots, right[..., None])
+    if singular.any():
+        inverse = torch.linalg.pinv(system[singular], rtol=rounding)
+        solution[singular] = inverse @ right[singular][..., None]
+    return solution[..., 0]
+
+
 class ImplicitPotentials(torch.autograd.Function):
     """Passes the solved (f, g) through; backward is the implicit function theorem.
 
@@ -53,7 +69,7 @@ class ImplicitPotentials(torch.autograd.Function):
         scaled = by_row / row_sums[..., None]
         system = torch.diag_embed(column_sums) - scaled.mT @ by_column + 1 / b.shape[-1]
         right = grad_g - (scaled.mT @ grad_f[..., None])[..., 0]
-        y = torch.linalg.solve(system, right)
+        y = _solve(system, right)
         x = (grad_f - (by_column @ y[..., None])[..., 0]) / row_sums
         grad_cost = x[..., :, None] * by_row + by_column * y[..., None, :]
         grad_a = -ctx.epsilon * (q_nm @ y[..., None])[..., 0]

@@ -7,17 +7,25 @@ Source: Peyré & Cuturi 2019, arXiv:1803.00567, §2.3, §2.5 and §5.1.
 Chapter: course/02_wasserstein.ipynb.  Dimension key: n sources, m targets.
 """
 
+import math
+
 import torch
 from jaxtyping import Float
 from scipy import sparse
 from scipy.optimize import linprog
 from torch import Tensor
 
+from companion.wasserstein.basic_plan import basic_plan
 from companion.wasserstein.problem import check_problem
 
 __all__ = ["c_transform", "equality_matrix", "solve_dual", "solve_primal"]
 
-HIGHS_OPTIONS = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
+HIGHS_OPTIONS = {
+    "primal_feasibility_tolerance": 1e-10,
+    "dual_feasibility_tolerance": 1e-10,
+    "presolve": False,  # it takes weights below its own tolerances for a contradiction
+}
+MASS = 1e5  # then HiGHS's tolerance is 1e-15 of it
 
 
 def equality_matrix(
@@ -52,8 +60,9 @@ def solve_primal(
 ) -> Float[Tensor, "n m"]:
     """An optimal plan, from the primal linear program alone (scipy's HiGHS, float64 inside).
 
-    n·m unknowns: meant for the chapter's sizes (up to about 100 × 100).
-    ``exact_transport`` is faster and gives the potentials as well.
+    n·m unknowns: meant for the chapter's sizes (up to about 100 × 100). HiGHS chooses the pairs;
+    the masses on them are exact. ``exact_transport`` is faster, gives the potentials as well, and
+    proves its plan optimal.
 
     Raises:
         TypeError, ValueError: As ``check_problem``.
@@ -66,17 +75,19 @@ def solve_primal(
                 [0.0000, 0.2500]])
     """
     a64, b64, cost64 = single_problem(a, b, cost)
+    weights, slack, *_ = _in_units(a64, b64, cost64)
     result = linprog(
-        cost64.flatten().numpy(),
+        slack.flatten().numpy(),
         A_eq=_sparse_equality_matrix(len(a64), len(b64)),
-        b_eq=torch.cat([a64, b64]).numpy(),
+        b_eq=weights.numpy(),
         bounds=(0, None),
         method="highs",
         options=HIGHS_OPTIONS,
     )
     if result.status != 0:
         raise RuntimeError(f"HiGHS stopped on the primal: {result.message}")
-    return torch.from_numpy(result.x).reshape(cost.shape).to(cost)
+    pairs = (torch.from_numpy(result.x).reshape(cost.shape) > 0).nonzero()
+    return basic_plan(pairs, a64, b64).to(cost)
 
 
 def solve_dual(
@@ -94,19 +105,37 @@ def solve_dual(
     """
     a64, b64, cost64 = single_problem(a, b, cost)
     n, m = cost.shape
+    weights, slack, f, g, unit = _in_units(a64, b64, cost64)
     fixed, free = (0, 0), (None, None)
     result = linprog(
-        -torch.cat([a64, b64]).numpy(),  # linprog minimises
+        -weights.numpy(),  # linprog minimises
         A_ub=_sparse_equality_matrix(n, m).T,
-        b_ub=cost64.flatten().numpy(),
+        b_ub=slack.flatten().numpy(),
         bounds=[fixed] + [free] * (n + m - 1),
         method="highs",
         options=HIGHS_OPTIONS,
     )
     if result.status != 0:
         raise RuntimeError(f"HiGHS stopped on the dual: {result.message}")
-    f, g = torch.from_numpy(result.x).split([n, m])
-    return f.to(cost), g.to(cost)
+    more_f, more_g = (torch.from_numpy(result.x) * unit).split([n, m])
+    f, g = f + more_f, g + more_g
+    return (f - f[0]).to(cost), (g + f[0]).to(cost)
+
+
+def _in_units(a: Tensor, b: Tensor, cost: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+    """The program in numbers that suit HiGHS, whose tolerances are absolute.
+
+    Returns:
+        Both weights, for a mass of 1e5; slack / unit, where slack_ij = cost_ij − f_i − g_j >= 0
+        has the same optimal plans as the cost; f, g, and the unit: the typical smallest slack.
+    """
+    f = cost.amin(1)
+    g = c_transform(f, cost)
+    slack = cost - (f[:, None] + g)
+    smallest = slack.where(slack > 0, math.inf).amin(1)
+    smallest = smallest[smallest < math.inf]
+    unit = smallest.median().item() if len(smallest) else 1.0
+    return torch.cat([a, b]) * (MASS / a.sum()), slack / unit, f, g, unit
 
 
 def c_transform(

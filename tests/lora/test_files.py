@@ -6,8 +6,11 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.nn.parallel import DistributedDataParallel
 
+from companion.collectives import data_parallel
 from companion.data import smollm2
 from companion.lora import add_lora, lora_layers, lora_parameters, remove_lora_
 from companion.lora.files import load_lora, save_lora
@@ -271,6 +274,32 @@ def test_compiled_models(tmp_path):
     inner.blocks["up"] = torch.compile(inner.blocks["up"], backend="eager")
     again = load_lora(torch.compile(inner, backend="eager"), tmp_path)
     assert torch.equal(outputs("mixed", again), outputs("mixed", model))
+
+
+@pytest.fixture
+def alone():
+    """A process group of this process only."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize(
+    "wrap", [nn.DataParallel, DistributedDataParallel, data_parallel.DataParallel]
+)
+def test_wrapped_models(wrap, tmp_path):
+    model = ours("llama", ATTENTION)
+    save_lora(model, tmp_path / "plain")
+    for layer in model.model.layers:
+        layer.self_attn = checkpoint_wrapper(layer.self_attn)
+    save_lora(torch.compile(wrap(model), backend="eager"), tmp_path / "wrapped")
+    for file in (WEIGHTS, CONFIG):
+        plain, wrapped = ((tmp_path / f / file).read_bytes() for f in ("plain", "wrapped"))
+        assert plain == wrapped
+    again = nn.DataParallel(MODELS["llama"]())
+    assert load_lora(again, tmp_path / "wrapped") is again
+    assert torch.equal(outputs("llama", again.module), outputs("llama", model))
 
 
 @pytest.mark.parametrize("variant", ["lora", "dora"])

@@ -115,7 +115,6 @@ def test_the_base_is_left_alone_and_the_bias_is_shared():
     assert layer.bias is base.bias
     assert not layer.training
     assert [name for name, _ in layer.named_parameters()] == ["bias"]
-    assert not hasattr(layer, "weight")
     assert list(QuantizedLinear(linear(11, 7, bias=False)).parameters()) == []
 
 
@@ -307,6 +306,23 @@ def test_dequantising_gives_frozen_linear_layers_with_the_same_outputs():
     assert (model[0].in_features, model[0].out_features) == (64, 32)
     bare = quantize_base_(nn.Sequential(linear(64, 3, bias=False)), targets=["0"])
     assert dequantize_base_(bare)[0].bias is None
+
+
+def test_models_that_read_the_weight():
+    """TransformerEncoder in eval never calls its linear layers; T5 asks for a weight's dtype."""
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
+    encoder = quantize_base_(nn.TransformerEncoder(layer, 2), targets=["linear1", "linear2"])
+    x = normal(2, 3, 8, seed=1)
+    called = encoder.train()(x).detach()
+    with torch.no_grad():
+        assert_close(encoder.eval()(x), called)
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 7, "d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    t5 = transformers.T5EncoderModel(transformers.T5Config(**sizes, dropout_rate=0.0)).eval()
+    tokens = torch.tensor([[1, 2, 3]])
+    quantize_base_(t5, targets=["wi", "wo", "q"])
+    found = t5(tokens).last_hidden_state
+    assert_close(found, dequantize_base_(t5)(tokens).last_hidden_state)
 
 
 def test_a_layer_in_two_places_stays_one_layer():

@@ -249,6 +249,38 @@ def test_gradients_against_the_unrolled_reference(device):
         assert_close(ours - ours.mean(), reference - reference.mean(), atol=1e-8, rtol=1e-8)
 
 
+def blocks(count: int, size: int) -> torch.Tensor:
+    """Costs near 0 inside each of ``count`` blocks, near 1 between them."""
+    inside = torch.block_diag(*[torch.ones(size, size)] * count).double()
+    return 1 - inside + 0.02 * points(count * size, count * size, seed=count).abs()
+
+
+@pytest.mark.parametrize(("dtype", "tol"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+@pytest.mark.parametrize("cost", [SWAP, blocks(3, 2), blocks(2, 3), blocks(8, 1)])
+def test_gradients_where_the_plan_falls_into_blocks(cost, dtype, tol, device):
+    """Between blocks only exp(−1/0.015) of the mass moves: their potentials hardly know another.
+
+    One such problem does not spoil its batch.
+    """
+    n = len(cost)
+    uniform = torch.full((n,), 1 / n, dtype=torch.float64)
+    costs = torch.stack([cost, 0.01 * points(n, n, seed=5)])
+    direction = points(n, n, seed=6).to(device)
+
+    def gradients(solve, dtype, **settings):
+        given = [t.to(device, dtype, copy=True).requires_grad_() for t in (uniform, uniform, costs)]
+        result = solve(*given, epsilon=0.015, **settings)
+        both = result.cost.sum() + (result.plan * direction).sum()
+        return [gradient.double() for gradient in torch.autograd.grad(both, given)]
+
+    found = gradients(sinkhorn, dtype, tol=tol)
+    expected = gradients(log_sinkhorn, torch.float64)
+    for ours, unrolled in zip(found, expected, strict=True):
+        difference = ours - unrolled
+        difference -= difference.mean() * (ours.ndim == 1)  # a gradient in weights: up to this
+        assert difference.abs().max() < 100 * tol * unrolled.abs().max().clamp_min(1)
+
+
 def test_gradients_with_zero_weights_are_finite_and_right():
     a, b, cost = problem(6, 5, zeros=2)
     inputs = [t.requires_grad_() for t in (a, b, cost)]
