@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ import pytest
 # The driver's device files answer without torch (NVIDIA's, and that of Linux inside Windows).
 if not any(any(Path("/dev").glob(name)) for name in ("nvidia[0-9]*", "dxg")):
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# A shell lets what it starts in the background ignore Ctrl-C, and all that this starts as well.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tests that run side by side (pytest-xdist) share the cores, and so do the processes they start.
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
