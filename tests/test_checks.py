@@ -1,13 +1,16 @@
 """Arguments that are not what they should be: each is named, with what was expected and came."""
 
 import re
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
-from companion.checks import check_count, check_finite, check_number, check_tensor
+from companion.checks import check_count, check_finite, check_number, check_tensor, typed
 from companion.lora import add_lora, lora_plus_groups, random_similarity
 from companion.wasserstein import gradient_penalty, lipschitz_estimate, soft_c_transform
 from companion.wasserstein.samples import ring_centres, ring_of_gaussians
@@ -130,3 +133,54 @@ def test_lora_plus_groups_refuses(words):
 def test_random_similarity_refuses(width):
     with pytest.raises((TypeError, ValueError), match="width"):
         random_similarity(1, 1, width)
+
+
+@typed
+def everything(
+    width: int,
+    rate: float = 0.5,
+    x: Float[Tensor, "n"] | None = None,
+    counts: Int[Tensor, "n"] | None = None,
+    layer: nn.Linear | None = None,
+    names: Sequence[str] = (),
+    call: Callable[[], object] | None = None,
+    mode: Literal["a", "b"] = "a",
+    whether: bool = False,
+) -> str:
+    """Takes one of each kind."""
+    return f"{width} {mode} {whether}"
+
+
+def test_typed_lets_pass_what_it_says():
+    assert everything(np.int64(3), 2, torch.ones(2), mode="b", whether=True) == "3 b True"
+    named = {"names": {"a"}, "counts": torch.ones(2, dtype=torch.int32), "call": print}
+    assert everything(width=3, layer=nn.Linear(2, 3), **named) == "3 a False"
+    assert everything.__doc__ == "Takes one of each kind."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"width": 2.0}, "width: expected an integer, got 2.0"),
+        ({"width": True}, "width: expected an integer, got True"),
+        ({"rate": "1"}, "rate: expected a number, got '1'"),
+        ({"rate": None}, "rate: expected a number, got None"),
+        ({"x": [1.0]}, "x: expected a tensor of floating-point numbers or None, got list"),
+        ({"x": np.ones(2)}, "numbers or None, got ndarray of float64"),
+        ({"x": torch.ones(2, dtype=torch.int64)}, "or None, got Tensor of torch.int64"),
+        ({"counts": torch.ones(2)}, "a tensor of integers or None, got Tensor of torch.float32"),
+        ({"layer": nn.Conv2d(2, 3, 1)}, "layer: expected nn.Linear or None, got Conv2d"),
+        ({"names": 3}, "names: expected Sequence, got 3"),
+        ({"call": "print"}, "call: expected Callable or None, got 'print'"),
+        ({"mode": None}, "mode: expected a string, got None"),
+        ({"whether": 1}, "whether: expected bool, got 1"),
+    ],
+)
+def test_typed_names_what_is_of_another_kind(arguments, message):
+    with pytest.raises(TypeError, match=re.escape(message)):
+        everything(**{"width": 3, **arguments})
+
+
+def test_typed_leaves_missing_and_unknown_arguments_to_python():
+    with pytest.raises(TypeError, match="missing a required argument: 'width'"):
+        everything()

@@ -29,7 +29,7 @@ def matching_layers(
         closed: Modules of this type are seen, what is inside them is not.
 
     Raises:
-        TypeError: If ``targets`` is one string.
+        TypeError: If ``targets`` is one string, or holds something else than strings.
         ValueError: If there are no targets, one matches nothing (the message names near misses) or
             only layers of other kinds, or a layer has a second name that no target matches.
 
@@ -44,6 +44,8 @@ def matching_layers(
     if isinstance(targets, str):
         raise TypeError(f"targets: expected a sequence of names, got one string: [{targets!r}]?")
     targets = list(targets)
+    if wrong := [target for target in targets if not isinstance(target, str)]:
+        raise TypeError(f"targets: expected names, got {wrong[0]!r}")
     if not targets:
         raise ValueError("targets: expected at least one name, got none")
     # A layer that two places share has two names.

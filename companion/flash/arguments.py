@@ -26,6 +26,7 @@ __all__ = [
 
 # The kernels multiply tiles of at least 16 columns, and keep one row of D numbers on the chip.
 MIN_WIDTH, MAX_WIDTH = 16, 256
+LARGEST_SCALE = torch.finfo(torch.float32).max
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _WORDS = {"B": "batch size", "D": "head width"}
@@ -108,7 +109,7 @@ def checked_scale(scale: float | None, width: int) -> float:
         return 1 / math.sqrt(width)
     if isinstance(scale, bool) or not isinstance(scale, int | float):
         raise TypeError(f"scale: expected a number, got {type(scale).__name__}")
-    if not math.isfinite(scale):
+    if not abs(scale) <= LARGEST_SCALE:
         raise ValueError(f"scale: expected a finite number, got {scale}")
     return float(scale)
 

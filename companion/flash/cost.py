@@ -14,7 +14,7 @@ the paper.
 import math
 from typing import Literal, NamedTuple
 
-from companion.checks import check_count
+from companion.checks import check_count, typed
 
 __all__ = [
     "ALGORITHMS",
@@ -61,6 +61,7 @@ def tile_sizes(n: int, d: int, *, sram_bytes: int, element_bytes: int) -> TileSi
     return TileSizes(min(outer, n), min(outer, d, n))
 
 
+@typed
 def hbm_bytes(n: int, d: int, *, sram_bytes: int, element_bytes: int, algorithm: Algorithm) -> int:
     """Bytes that one head's forward pass reads from and writes to the large memory.
 

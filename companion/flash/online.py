@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from companion.checks import check_count
+from companion.checks import check_count, check_tensor, typed
 
 __all__ = [
     "Normaliser",
@@ -126,6 +126,7 @@ def normaliser(x: Float[Tensor, "... N"]) -> Normaliser:
     return Normaliser(m[..., 0], _exp_above(x, m).sum(dim=-1))
 
 
+@typed
 def merge_normalisers(
     first: tuple[Float[Tensor, "..."], Float[Tensor, "..."]],
     second: tuple[Float[Tensor, "..."], Float[Tensor, "..."]],
@@ -146,7 +147,17 @@ def merge_normalisers(
         >>> normaliser(row)
         Normaliser(m=tensor(5.), d=tensor(2.0183))
     """
+    for name, pair in (("first", first), ("second", second)):
+        if len(pair) != 2:
+            raise ValueError(f"{name}: expected a pair (m, d), got {len(pair)} things")
+        check_tensor(f"{name}'s m", pair[0])
+        check_tensor(f"{name}'s d", pair[1])
     (m1, d1), (m2, d2) = first, second
+    try:
+        torch.broadcast_shapes(m1.shape, d1.shape, m2.shape, d2.shape)
+    except RuntimeError:
+        got = " and ".join(str(tuple(m.shape)) for m in (m1, m2))
+        raise ValueError(f"first and second: expected equal shapes, got {got}") from None
     m = torch.maximum(m1, m2)
     return Normaliser(m, d1 * _exp_above(m1, m) + d2 * _exp_above(m2, m))
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from companion.checks import check_count
+from companion.checks import check_count, typed
 
 __all__ = [
     "amplification",
@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 
+@typed
 def subspace_similarity(
     a1: Float[Tensor, "R I"], a2: Float[Tensor, "S I"], i: int, j: int
 ) -> float:
@@ -59,6 +60,7 @@ def subspace_similarity(
     return _similarities(rows_1[:i], rows_2[:j])[-1, -1].item()
 
 
+@typed
 def subspace_similarity_grid(
     a1: Float[Tensor, "R I"], a2: Float[Tensor, "S I"]
 ) -> Float[Tensor, "R S"]:
@@ -84,6 +86,7 @@ def subspace_similarity_grid(
     return _similarities(rows_1, rows_2)
 
 
+@typed
 def random_similarity(i: int, j: int, width: int) -> float:
     """Mean φ of two independent, uniformly random subspaces: what no relation looks like.
 
@@ -106,6 +109,7 @@ def random_similarity(i: int, j: int, width: int) -> float:
     return max(i, j) / width
 
 
+@typed
 def amplification(weight: Float[Tensor, "O I"], delta: Float[Tensor, "O I"], rank: int) -> float:
     """How much larger an update is than what the weight already did in the update's directions.
 
@@ -136,6 +140,7 @@ def amplification(weight: Float[Tensor, "O I"], delta: Float[Tensor, "O I"], ran
     return norm / projected if projected > 0 else float("inf")
 
 
+@typed
 def projected_norm(
     weight: Float[Tensor, "O I"], basis_matrix: Float[Tensor, "O I"], rank: int
 ) -> float:
@@ -170,6 +175,7 @@ def projected_norm(
     return torch.linalg.matrix_norm(u_OR[:, :rank].T @ w_OI @ vh_RI[:rank].T).item()
 
 
+@typed
 def rank_for_energy(delta: Float[Tensor, "O I"], energy: float) -> int:
     """Smallest rank whose best approximation keeps a given part of the squared norm.
 
@@ -203,6 +209,7 @@ def rank_for_energy(delta: Float[Tensor, "O I"], energy: float) -> int:
     return int((kept < energy * kept[-1]).sum()) + 1
 
 
+@typed
 def svd_of_product(
     b_OR: Float[Tensor, "O R"], a_RI: Float[Tensor, "R I"]
 ) -> tuple[Float[Tensor, "O K"], Float[Tensor, "K"], Float[Tensor, "K I"]]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from companion.checks import typed
 from companion.lora.layer import LoRALayer, Scaling, drawn, wide_dtype
 from companion.lora.low_rank import lora_delta
 
@@ -54,6 +55,7 @@ class LoRAConv2d(LoRALayer):
     a_RIKK: nn.Parameter
     b_OR11: nn.Parameter
 
+    @typed
     def __init__(
         self,
         base: nn.Conv2d,

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from companion.checks import typed
 from companion.lora.layer import Scaling, Variant, wide_dtype
 from companion.lora.linear import LoRALinear, dense_weight
 from companion.lora.low_rank import add_low_rank
@@ -43,6 +44,7 @@ class DoRALinear(LoRALinear):
 
     magnitude_O: nn.Parameter
 
+    @typed
     def __init__(
         self,
         base: nn.Module,

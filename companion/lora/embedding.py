@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from companion.checks import typed
 from companion.lora.layer import LoRALayer, Scaling, drawn, wide_dtype
 from companion.lora.low_rank import lora_delta
 
@@ -51,6 +52,7 @@ class LoRAEmbedding(LoRALayer):
     a_RV: nn.Parameter
     b_DR: nn.Parameter
 
+    @typed
     def __init__(
         self,
         base: nn.Embedding,

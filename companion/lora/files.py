@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from companion.checks import typed
 from companion.lora.adapter_config import AdapterConfig, config_of, read_config
 from companion.lora.adapter_tensors import (
     by_module,
@@ -47,6 +48,7 @@ _WEIGHTS = "adapter_model.safetensors"
 _PICKLED = "adapter_model.bin"
 
 
+@typed
 def save_lora(model: nn.Module, folder: Path | str) -> None:
     """Write the adapters of ``model`` to ``folder``, as PEFT does.
 
@@ -92,6 +94,7 @@ def save_lora(model: nn.Module, folder: Path | str) -> None:
     _write(folder / _CONFIG, json.dumps(config, indent=2).encode() + b"\n")
 
 
+@typed
 def load_lora(model: nn.Module, folder: Path | str) -> nn.Module:
     """Put the adapters that ``save_lora`` or PEFT wrote to ``folder`` into ``model``, in place.
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from companion.adapters.own_weight import check_own_weight
+from companion.checks import typed
 from companion.lora.dora import DoRALinear
 from companion.lora.layer import wide_dtype
 from companion.lora.linear import LoRALinear, dense_weight, is_quantized
@@ -18,6 +19,7 @@ from companion.lora.low_rank import lora_delta
 __all__ = ["init_pissa_"]
 
 
+@typed
 @torch.no_grad()
 def init_pissa_(layer: LoRALinear) -> None:
     """Move the R largest singular directions of a layer's weight into its adapter, in place.

@@ -12,6 +12,7 @@ from torch import nn
 
 from companion.adapters.matching import matching_layers, replace_layers_
 from companion.adapters.tied_weights import declare_untied_, shared_parameters
+from companion.checks import typed
 from companion.lora.convolution import LoRAConv2d, is_conv2d
 from companion.lora.dora import DoRALinear
 from companion.lora.embedding import LoRAEmbedding, is_embedding
@@ -24,6 +25,7 @@ __all__ = ["add_lora", "lora_layers", "lora_parameters", "remove_lora_", "unchan
 _SUPPORTED = "nn.Linear, Conv1D, QuantizedLinear, nn.Embedding or nn.Conv2d"
 
 
+@typed
 def add_lora(
     model: nn.Module,
     *,
@@ -98,6 +100,7 @@ def unchanged_on_error(model: nn.Module, bases: Iterable[nn.Module]) -> Iterator
         raise
 
 
+@typed
 def lora_layers(model: nn.Module) -> dict[str, LoRALayer]:
     """The model's LoRA layers by their dotted names, in the model's order.
 
@@ -122,6 +125,7 @@ def lora_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
     yield from dict.fromkeys(p for layer in layers for p in layer.adapter_parameters())
 
 
+@typed
 def remove_lora_(model: nn.Module) -> nn.Module:
     """Put every LoRA layer's base back in its place, merged or plain as it stands, frozen still.
 

@@ -10,13 +10,14 @@ from typing import Any
 
 from torch import nn
 
-from companion.checks import check_number
+from companion.checks import check_number, typed
 from companion.lora.embedding import LoRAEmbedding
 from companion.lora.layer import LoRALayer
 
 __all__ = ["lora_plus_groups"]
 
 
+@typed
 def lora_plus_groups(
     model: nn.Module,
     *,

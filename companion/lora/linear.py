@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
+from companion.checks import typed
 from companion.lora.layer import LoRALayer, Scaling, drawn, wide_dtype
 from companion.lora.low_rank import add_low_rank, lora_delta
 
@@ -54,6 +55,7 @@ class LoRALinear(LoRALayer):
     a_RI: nn.Parameter
     b_OR: nn.Parameter
 
+    @typed
     def __init__(
         self,
         base: nn.Module,

@@ -12,8 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from companion.checks import check_number, check_tensor
+
 __all__ = ["add_low_rank", "add_low_rank_reference", "lora_delta", "without_autocast"]
 
+LARGEST_SCALE = torch.finfo(torch.float32).max
 # Asked here and not where it is needed, because torch 2.11 cannot compile the question.
 AUTOCAST_DEVICES = frozenset(
     filter(torch.amp.is_autocast_available, ["cpu", "cuda", "hpu", "mps", "mtia", "xla", "xpu"])
@@ -43,6 +46,7 @@ def lora_delta(
         tensor([[3., 6.],
                 [0., 0.]])
     """
+    _check_factors(a_RI, b_OR, scale)
     with without_autocast(b_OR):
         return scale * (b_OR @ a_RI)
 
@@ -59,6 +63,7 @@ def add_low_rank_reference(
 
     x Aᵀ comes first: R·(I+O) multiplications for each row, where (B A) first would need I·O.
     """
+    _check_rows(y, x, a_RI, b_OR, scale)
     return y + scale * (x @ a_RI.T @ b_OR.T)
 
 
@@ -94,9 +99,33 @@ def add_low_rank(
         >>> add_low_rank(y, x, torch.ones(1, 7), torch.ones(5, 1), scale=0.5)[0, 0]
         tensor([3.5000, 3.5000, 3.5000, 3.5000, 3.5000])
     """
+    _check_rows(y, x, a_RI, b_OR, scale)
     low_RB = a_RI @ x.reshape(-1, x.shape[-1]).T
     y_BO = y.reshape(-1, y.shape[-1]).to(low_RB.dtype)
     return torch.addmm(y_BO, low_RB.T, b_OR.T.contiguous(), alpha=scale).reshape(y.shape)
+
+
+def _check_factors(a_RI: Tensor, b_OR: Tensor, scale: float) -> None:
+    check_tensor("a_RI", a_RI)
+    check_tensor("b_OR", b_OR)
+    check_number("scale", scale, most=LARGEST_SCALE)
+    if not a_RI.ndim == b_OR.ndim == 2 or a_RI.shape[0] != b_OR.shape[1]:
+        raise ValueError(
+            "a_RI and b_OR: expected shapes (R, I) and (O, R), got "
+            f"{tuple(a_RI.shape)} and {tuple(b_OR.shape)}"
+        )
+
+
+def _check_rows(y: Tensor, x: Tensor, a_RI: Tensor, b_OR: Tensor, scale: float) -> None:
+    _check_factors(a_RI, b_OR, scale)
+    check_tensor("y", y)
+    check_tensor("x", x)
+    inputs, outputs = a_RI.shape[1], b_OR.shape[0]
+    if x.shape[-1:] != (inputs,) or y.shape != (*x.shape[:-1], outputs):
+        raise ValueError(
+            f"y and x: expected shapes (..., {outputs}) and (..., {inputs}) from the factors, got "
+            f"{tuple(y.shape)} and {tuple(x.shape)}"
+        )
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager:

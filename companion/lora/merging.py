@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from companion.adapters.own_weight import check_own_weight
 from companion.adapters.tied_weights import declare_untied_, shared_parameters
+from companion.checks import typed
 from companion.lora.injection import lora_layers
 from companion.lora.layer import LoRALayer
 from companion.lora.linear import is_quantized
@@ -18,6 +19,7 @@ from companion.lora.linear import is_quantized
 __all__ = ["merge_lora_", "unmerge_lora_"]
 
 
+@typed
 @torch.no_grad()
 def merge_lora_(model: nn.Module, *, keep_base: bool = True) -> nn.Module:
     """Write every update into its base weight, so that the layers cost what their bases cost.
@@ -67,6 +69,7 @@ def merge_lora_(model: nn.Module, *, keep_base: bool = True) -> nn.Module:
     return model
 
 
+@typed
 @torch.no_grad()
 def unmerge_lora_(model: nn.Module) -> nn.Module:
     """Put the kept base weights back: the same parameters with the same bits, tied as before.

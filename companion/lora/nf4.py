@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from companion.checks import typed
+
 __all__ = [
     "QuantizedWeight",
     "dynamic_code",
@@ -155,6 +157,7 @@ class QuantizedWeight:
         return values.reshape(self.shape).to(dtype or self.dtype)
 
 
+@typed
 @torch.no_grad()
 def nf4_quantize(
     weight: Float[Tensor, "*shape"], *, block: int = 64, double: bool = True

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from companion.adapters.matching import matching_layers, replace_layers_
 from companion.adapters.own_weight import check_own_weight
+from companion.checks import typed
 from companion.lora.layer import LoRALayer
 from companion.lora.nf4 import QuantizedWeight, nf4_quantize
 
@@ -57,6 +58,7 @@ class QuantizedLinear(nn.Module):
     dtype: torch.dtype
     """What ``dequantize`` returns: the base's dtype, until the module is moved to another."""
 
+    @typed
     def __init__(self, base: nn.Linear, *, block: int = 64, double: bool = True) -> None:
         super().__init__()
         if type(base) is not nn.Linear:  # a subclass may compute something else
@@ -122,6 +124,7 @@ class QuantizedLinear(nn.Module):
         return self
 
 
+@typed
 def quantize_base_(
     model: nn.Module, *, targets: Sequence[str], block: int = 64, double: bool = True
 ) -> nn.Module:
@@ -170,6 +173,7 @@ def quantize_base_(
     return model
 
 
+@typed
 def dequantize_base_(model: nn.Module) -> nn.Module:
     """Turn every ``QuantizedLinear`` into a frozen ``nn.Linear`` with the same outputs, in place.
 

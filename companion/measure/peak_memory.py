@@ -10,9 +10,12 @@ from collections.abc import Callable
 import torch
 from torch.autograd import ProfilerConfig, ProfilerState, profiler_legacy
 
+from companion.checks import typed
+
 __all__ = ["peak_bytes"]
 
 
+@typed
 def peak_bytes(fn: Callable[[], object], *, device: torch.device | str = "cpu") -> int:
     """The most bytes of tensors, above those live at the start, at any moment of ``fn()``.
 
@@ -35,7 +38,10 @@ def peak_bytes(fn: Callable[[], object], *, device: torch.device | str = "cpu") 
         >>> peak_bytes(lambda: (x + x).sum())  # 1000 sums of 4 bytes, then one number
         4004
     """
-    kind = torch.device(device).type
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ValueError(f"device must be a CPU or a CUDA device, got {device!r}") from error
     if kind == "cpu":
         return max(itertools.accumulate(_cpu_changes(fn)), default=0)
     if kind == "cuda":

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from companion.checks import check_number, check_tensor
 from companion.wasserstein.entropic import (
     check_settings,
     scaling_iterations,
@@ -58,6 +59,7 @@ def sinkhorn_divergence(
         tensor(4.)
     """
     for name, value in (("x", x), ("y", y)):
+        check_tensor(name, value)
         if value.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"{name}: expected float32 or float64 samples, got {value.dtype}")
         if value.ndim < 2 or value.shape[-2] == 0:
@@ -69,6 +71,7 @@ def sinkhorn_divergence(
     if x.shape[-1] != y.shape[-1]:
         raise ValueError(f"x and y: expected equal d, got {x.shape[-1]} and {y.shape[-1]}")
     check_settings(epsilon, tol, max_iter)
+    check_number("p", p)
     if not 1 <= p <= 2:
         raise ValueError(f"p: expected a number in [1, 2], got {p}")
 

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from companion.checks import check_number
+from companion.checks import check_count, check_number, typed
 from companion.wasserstein.implicit import ImplicitPotentials, gibbs_kernel
 from companion.wasserstein.problem import Transport, check_problem
 
@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 
+@typed
 def soft_c_transform(
     f: Float[Tensor, "*batch n"],
     a: Float[Tensor, "*batch n"],
@@ -46,7 +47,7 @@ def soft_c_transform(
     ``soft_c_transform(g, b, cost.mT, epsilon=epsilon)``.
 
     Raises:
-        TypeError, ValueError: If ε is no finite number above 0.
+        TypeError, ValueError: If ε is no finite number above 0, or f or a has another length.
 
     Example:
         >>> half, cost = torch.tensor([0.5, 0.5]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
@@ -54,6 +55,11 @@ def soft_c_transform(
         tensor([0.0693, 0.0693])
     """
     check_number("epsilon", epsilon, above=0)
+    if f.shape[-1:] != cost.shape[-2:-1] or a.shape[-1:] != f.shape[-1:] or f.shape[-1:] == (0,):
+        raise ValueError(
+            f"f and a: expected one value for each row of cost {tuple(cost.shape)}, got shapes "
+            f"{tuple(f.shape)} and {tuple(a.shape)}"
+        )
     log_weights = f / epsilon + a.log()  # log 0 = −inf is meant: no mass, no say
     scores = torch.sub(log_weights[..., :, None], cost, alpha=1 / epsilon)
     return -epsilon * scores.logsumexp(-2)
@@ -197,10 +203,7 @@ def _transport(
 
 
 def check_settings(epsilon: float, tol: float, max_iter: int) -> None:
-    """Raises ValueError unless ε > 0, tol >= 0 and max_iter >= 1."""
-    if not 0 < epsilon < float("inf"):
-        raise ValueError(f"epsilon: expected a finite number > 0, got {epsilon}")
-    if not tol >= 0:
-        raise ValueError(f"tol: expected a number >= 0, got {tol}")
-    if max_iter < 1:
-        raise ValueError(f"max_iter: expected at least 1, got {max_iter}")
+    """Raises TypeError or ValueError unless ε > 0, tol >= 0 and max_iter >= 1."""
+    check_number("epsilon", epsilon, above=0)
+    check_number("tol", tol, least=0)
+    check_count("max_iter", max_iter)

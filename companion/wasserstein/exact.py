@@ -66,11 +66,15 @@ def exact_transport(
     """
     a64, b64, cost64 = single_problem(a, b, cost)
     rows, columns = a64 > 0, b64 > 0
-    plan, f = _refined(a64[rows], b64[columns], cost64[rows][:, columns])
-    full_plan = torch.zeros_like(cost64)
-    full_plan[rows[:, None] & columns] = plan.flatten()
+    if rows.all() and columns.all():
+        full_plan, f = _refined(a64, b64, cost64)
+        g = c_transform(f, cost64)
+    else:
+        plan, f = _refined(a64[rows], b64[columns], cost64[rows][:, columns])
+        full_plan = torch.zeros_like(cost64)
+        full_plan[rows[:, None] & columns] = plan.flatten()
+        g = c_transform(f, cost64[rows])
     # A c-transform in each direction extends the potentials to zero-weight points.
-    g = c_transform(f, cost64[rows])
     f = c_transform(g, cost64.mT)
     full_plan = full_plan.to(cost.device)
     total = (full_plan * cost.double()).sum()

@@ -15,6 +15,7 @@ from scipy import sparse
 from scipy.optimize import linprog
 from torch import Tensor
 
+from companion.checks import check_count, typed
 from companion.wasserstein.basic_plan import basic_plan
 from companion.wasserstein.problem import check_problem
 
@@ -28,6 +29,7 @@ HIGHS_OPTIONS = {
 MASS = 1e5  # then HiGHS's tolerance is 1e-15 of it
 
 
+@typed
 def equality_matrix(
     n: int, m: int, *, dtype: torch.dtype = torch.float64
 ) -> Float[Tensor, "n+m n*m"]:
@@ -44,6 +46,8 @@ def equality_matrix(
                 [0, 1, 0, 0, 1, 0],
                 [0, 0, 1, 0, 0, 1]])
     """
+    check_count("n", n)
+    check_count("m", m)
     row_sums = torch.kron(torch.eye(n, dtype=dtype), torch.ones(1, m, dtype=dtype))
     column_sums = torch.kron(torch.ones(1, n, dtype=dtype), torch.eye(m, dtype=dtype))
     return torch.cat([row_sums, column_sums])
@@ -138,6 +142,7 @@ def _in_units(a: Tensor, b: Tensor, cost: Tensor) -> tuple[Tensor, Tensor, Tenso
     return torch.cat([a, b]) * (MASS / a.sum()), slack / unit, f, g, unit
 
 
+@typed
 def c_transform(
     f: Float[Tensor, "*batch n"], cost: Float[Tensor, "*batch n m"]
 ) -> Float[Tensor, "*batch m"]:

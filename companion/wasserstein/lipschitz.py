@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from companion.checks import check_finite, check_number, check_tensor
+from companion.checks import check_finite, check_number, check_tensor, typed
 
 __all__ = [
     "clip_weights_",
@@ -22,6 +22,7 @@ __all__ = [
 ]
 
 
+@typed
 @torch.no_grad()
 def clip_weights_(module: nn.Module, limit: float) -> None:
     """Clamp every parameter of a module into [-limit, limit], in place.
@@ -46,9 +47,11 @@ def clip_weights_(module: nn.Module, limit: float) -> None:
     if not limit > 0:
         raise ValueError(f"limit must be positive, got {limit}")
     for parameter in module.parameters():
-        parameter.clamp_(-limit, limit)
+        bound = min(limit, torch.finfo(parameter.dtype).max)
+        parameter.clamp_(-bound, bound)
 
 
+@typed
 def gradient_norms(
     critic: Callable[[Tensor], Tensor], points: Float[Tensor, "B *shape"]
 ) -> Float[Tensor, " B"]:
@@ -76,6 +79,7 @@ def gradient_norms(
     return torch.linalg.vector_norm(gradients.flatten(1), dim=1)
 
 
+@typed
 def gradient_penalty(
     critic: Callable[[Tensor], Tensor],
     real: Float[Tensor, "B *shape"],
@@ -122,6 +126,7 @@ def gradient_penalty(
     return weight * (gradient_norms(critic, t * real + (1 - t) * fake) - 1).square().mean()
 
 
+@typed
 @torch.no_grad()
 def lipschitz_estimate(
     critic: Callable[[Tensor], Tensor],

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from companion.checks import check_count, typed
+
 __all__ = ["Critic", "Generator"]
 
 
@@ -49,6 +51,7 @@ class Critic(nn.Module):
         torch.Size([3])
     """
 
+    @typed
     def __init__(
         self,
         in_features: int,
@@ -64,6 +67,10 @@ class Critic(nn.Module):
 
     def forward(self, x: Float[Tensor, "B *shape"]) -> Float[Tensor, " B"]:
         """Score of every sample; the axes after the first are flattened."""
+        if x.ndim < 2 or x[:1].numel() != self.in_features * len(x[:1]):
+            raise ValueError(
+                f"x: expected samples of {self.in_features} numbers, got shape {tuple(x.shape)}"
+            )
         return self.layers(x.flatten(1)).squeeze(1)
 
 
@@ -86,6 +93,7 @@ class Generator(nn.Module):
         torch.Size([3, 1, 8, 8])
     """
 
+    @typed
     def __init__(
         self,
         latent_features: int,
@@ -106,12 +114,14 @@ class Generator(nn.Module):
 
     def forward(self, noise: Float[Tensor, "B Z"]) -> Float[Tensor, "B *shape"]:
         """One sample per row of noise."""
+        if noise.ndim != 2 or noise.shape[1] != self.latent_features:
+            raise ValueError(
+                f"noise: expected shape (B, {self.latent_features}), got {tuple(noise.shape)}"
+            )
         return self.layers(noise).unflatten(1, self.out_shape)
 
 
 def _check_sizes(*, depth: int, **sizes: int) -> None:
-    if depth < 0:
-        raise ValueError(f"depth must not be negative, got {depth}")
+    check_count("depth", depth, least=0)
     for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
+        check_count(name, size)

@@ -13,9 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from companion.checks import typed
+
 __all__ = ["sliced_wasserstein", "wasserstein_1d"]
 
 
+@typed
 def wasserstein_1d(
     x: Float[Tensor, "*batch n"],
     y: Float[Tensor, "*batch m"],
@@ -50,6 +53,7 @@ def wasserstein_1d(
     return _mean_power(gap, mass, p, dim=(-1,)).to(torch.result_type(x, y))
 
 
+@typed
 def sliced_wasserstein(
     x: Float[Tensor, "n d"],
     y: Float[Tensor, "m d"],

@@ -70,12 +70,14 @@ def check_problem(
 
 
 def _check_tensors(a: Tensor, b: Tensor, cost: Tensor) -> None:
-    for name, value, axes in (("a", a, 1), ("b", b, 1), ("cost", cost, 2)):
+    named = {"a": (a, 1), "b": (b, 1), "cost": (cost, 2)}
+    for name, (value, axes) in named.items():
         if not isinstance(value, Tensor) or value.dtype not in SUM_TOLERANCE:
             got = value.dtype if isinstance(value, Tensor) else type(value).__name__
             raise TypeError(f"{name}: expected a float32 or float64 tensor, got {got}")
         if value.ndim < axes:
             raise ValueError(f"{name}: expected at least {axes} axes, got {value.ndim}")
+    for name, (value, _) in named.items():
         if value.dtype != cost.dtype:
             raise TypeError(f"{name}: expected cost's dtype {cost.dtype}, got {value.dtype}")
         if value.device != cost.device:

@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from companion.checks import check_count, check_number
+from companion.checks import check_count, check_number, typed
 
 __all__ = ["ring_centres", "ring_of_gaussians"]
 
 
+@typed
 def ring_centres(*, modes: int = 8, radius: float = 2.0) -> Float[Tensor, "K 2"]:
     """Centres of the ring's modes, anticlockwise from the point (radius, 0).
 
@@ -37,6 +38,7 @@ def ring_centres(*, modes: int = 8, radius: float = 2.0) -> Float[Tensor, "K 2"]
     return radius * torch.stack([angles_K.cos(), angles_K.sin()], dim=1)
 
 
+@typed
 def ring_of_gaussians(
     n: int,
     *,

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from companion.checks import check_count, check_finite
+from companion.checks import check_count, check_finite, typed
 
 __all__ = ["SpectralNorm", "spectral_normalise_"]
 
@@ -31,6 +31,7 @@ class SpectralNorm(nn.Module):
         generator: Source of the first v.
     """
 
+    @typed
     def __init__(
         self,
         weight: Tensor,
@@ -42,6 +43,11 @@ class SpectralNorm(nn.Module):
         super().__init__()
         check_count("iterations", iterations)
         check_finite("weight", weight)
+        if weight.ndim < 2 or not -weight.ndim <= outputs_axis < weight.ndim:
+            raise ValueError(
+                "weight: expected two axes or more, outputs_axis among them, got shape "
+                f"{tuple(weight.shape)} and axis {outputs_axis}"
+            )
         self.outputs_axis = outputs_axis
         self.iterations = iterations
         w_OI = self._matrix(weight.detach())
@@ -68,6 +74,7 @@ class SpectralNorm(nn.Module):
         return weight / sigma
 
 
+@typed
 def spectral_normalise_(
     module: nn.Module, *, iterations: int = 1, generator: torch.Generator | None = None
 ) -> None:

@@ -4,16 +4,18 @@ Chapter: course/02_wasserstein.ipynb.  Dimension key: B batch, N M samples, S st
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from companion.checks import typed
 from companion.wasserstein.spectral import spectral_normalise_
 from companion.wasserstein.updates import (
     Constraint,
+    check_constraint,
     critic_step,
     critic_steps_at,
     generator_step,
@@ -49,6 +51,7 @@ class WGANHistory(NamedTuple):
         return -self.critic_loss
 
 
+@typed
 def train_critic(
     critic: nn.Module,
     real: Float[Tensor, "N *shape"],
@@ -120,6 +123,7 @@ class WGANStep:
     The arguments are those of ``train_wgan``.
     """
 
+    @typed
     def __init__(
         self,
         generator: nn.Module,
@@ -181,6 +185,7 @@ class WGANStep:
         return {name: getattr(self, name) for name in names}
 
 
+@typed
 def train_wgan(
     generator: nn.Module,
     critic: nn.Module,
@@ -265,8 +270,7 @@ def _constrain(
     critic: nn.Module, constraint: Constraint, generator_rng: torch.Generator | None
 ) -> None:
     """Normalise the critic's layers if the constraint asks for it and they are not yet."""
-    if constraint not in get_args(Constraint):
-        raise ValueError(f"constraint must be one of {get_args(Constraint)}, got {constraint!r}")
+    check_constraint(constraint)
     normalised = any(parametrize.is_parametrized(layer) for layer in critic.modules())
     if constraint == "spectral" and not normalised:
         spectral_normalise_(critic, generator=generator_rng)
@@ -279,6 +283,8 @@ def _draw(
 
     The order matters to the gradient penalty, which mixes the i-th real with the i-th fake.
     """
+    if len(data) == 0:
+        raise ValueError("expected at least one sample, got none")
     device = data.device if generator is None else generator.device
     if batch_size is None:
         index_B = torch.randperm(len(data), generator=generator, device=device)

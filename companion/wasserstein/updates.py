@@ -5,18 +5,19 @@
 Chapter: course/02_wasserstein.ipynb.  Dimension key: B batch, Z latents.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from companion.checks import check_count
+from companion.checks import check_count, check_number, typed
 from companion.wasserstein.lipschitz import clip_weights_, gradient_penalty
 
 __all__ = [
     "Constraint",
+    "check_constraint",
     "critic_loss",
     "critic_step",
     "critic_steps_at",
@@ -26,8 +27,10 @@ __all__ = [
 ]
 
 Constraint = Literal["clip", "penalty", "spectral"]
+LARGEST_RATE = 1e30  # far above any use, and still a float32
 
 
+@typed
 def critic_loss(
     real_scores: Float[Tensor, " B"], fake_scores: Float[Tensor, " B"]
 ) -> Float[Tensor, ""]:
@@ -45,6 +48,7 @@ def critic_loss(
     return fake_scores.mean() - real_scores.mean()
 
 
+@typed
 def generator_loss(fake_scores: Float[Tensor, " B"]) -> Float[Tensor, ""]:
     """Loss that the generator minimises: −E f(fake), the part of W₁ that it can change.
 
@@ -57,6 +61,7 @@ def generator_loss(fake_scores: Float[Tensor, " B"]) -> Float[Tensor, ""]:
     return -fake_scores.mean()
 
 
+@typed
 def critic_steps_at(step: int, *, n_critic: int = 5, warm_up: int = 25) -> int:
     """Critic steps before generator step ``step``, which counts from 0.
 
@@ -78,6 +83,7 @@ def critic_steps_at(step: int, *, n_critic: int = 5, warm_up: int = 25) -> int:
     return 100 if step < warm_up or (warm_up and step % 500 == 0) else n_critic
 
 
+@typed
 def critic_step(
     critic: nn.Module,
     optimiser: Optimizer,
@@ -94,6 +100,7 @@ def critic_step(
     The weights are clipped after the step, as in Algorithm 1 of arXiv:1701.07875, so that the
     critic is inside its class when the generator sees it. That paper's code clips before the step.
     """
+    check_constraint(constraint)
     loss = critic_loss(critic(real), critic(fake.detach()))
     penalty = torch.zeros_like(loss)
     if constraint == "penalty":
@@ -108,6 +115,7 @@ def critic_step(
     return loss.detach(), penalty.detach()
 
 
+@typed
 def generator_step(
     generator: nn.Module, critic: nn.Module, optimiser: Optimizer, noise: Float[Tensor, "B Z"]
 ) -> Float[Tensor, ""]:
@@ -122,6 +130,7 @@ def generator_step(
     return loss.detach()
 
 
+@typed
 def published_optimiser(
     module: nn.Module, constraint: Constraint, learning_rate: float | None = None
 ) -> Optimizer:
@@ -130,8 +139,17 @@ def published_optimiser(
     "clip": RMSprop, 5e-5 (arXiv:1701.07875, Algorithm 1). "penalty": Adam, 1e-4, betas (0.5, 0.9)
     (the code of arXiv:1704.00028). "spectral": the same Adam; its paper trains with other losses.
     """
+    check_constraint(constraint)
+    if learning_rate is not None:
+        check_number("learning_rate", learning_rate, least=0, most=LARGEST_RATE)
     if constraint == "clip":
         rate = 5e-5 if learning_rate is None else learning_rate
         return torch.optim.RMSprop(module.parameters(), lr=rate)
     rate = 1e-4 if learning_rate is None else learning_rate
     return torch.optim.Adam(module.parameters(), lr=rate, betas=(0.5, 0.9))
+
+
+def check_constraint(constraint: str) -> None:
+    """Raises ValueError unless it is one of ``Constraint``."""
+    if constraint not in get_args(Constraint):
+        raise ValueError(f"constraint must be one of {get_args(Constraint)}, got {constraint!r}")

@@ -161,7 +161,10 @@ def test_what_similarity_refuses():
         subspace_similarity_grid(a, b[0])
     with pytest.raises(ValueError, match=r"a1: expected a matrix with entries, got shape \(0, 7\)"):
         subspace_similarity_grid(a[:0], b)
-    with pytest.raises(TypeError, match=r"a1: expected a floating-point matrix, got torch\.int64"):
+    with pytest.raises(
+        TypeError,
+        match=r"a1: expected a tensor of floating-point numbers, got Tensor of torch\.int64",
+    ):
         subspace_similarity(a.long(), b, 1, 1)
     with pytest.raises(ValueError, match="a2: expected finite entries, got NaN or infinity"):
         subspace_similarity(a, b * math.nan, 1, 1)
@@ -249,7 +252,9 @@ def test_amplification_without_bound_and_what_is_refused():
         amplification(weight, torch.zeros(2, 3), 1)
     with pytest.raises(ValueError, match="weight: expected finite entries"):
         projected_norm(weight + math.inf, delta, 1)
-    with pytest.raises(TypeError, match=r"basis matrix: expected a floating-point matrix"):
+    with pytest.raises(
+        TypeError, match=r"basis_matrix: expected a tensor of floating-point numbers"
+    ):
         projected_norm(weight, delta.int(), 1)
 
 
@@ -297,7 +302,7 @@ def test_what_rank_for_energy_refuses():
             rank_for_energy(torch.eye(3), energy)
     with pytest.raises(ValueError, match="delta: expected finite entries"):
         rank_for_energy(torch.full((2, 3), math.nan), 0.5)
-    with pytest.raises(TypeError, match="delta: expected a floating-point matrix"):
+    with pytest.raises(TypeError, match="delta: expected a tensor of floating-point numbers"):
         rank_for_energy(torch.ones(2, 3, dtype=torch.int32), 0.5)
 
 
@@ -329,5 +334,5 @@ def test_what_svd_of_product_refuses():
         svd_of_product(torch.ones(5, 3), torch.ones(2, 7))
     with pytest.raises(ValueError, match="a_RI: expected finite entries"):
         svd_of_product(torch.ones(5, 3), torch.full((3, 7), math.inf))
-    with pytest.raises(TypeError, match="b_OR: expected a floating-point matrix"):
+    with pytest.raises(TypeError, match="b_OR: expected a tensor of floating-point numbers"):
         svd_of_product(torch.ones(5, 3).long(), torch.ones(3, 7))

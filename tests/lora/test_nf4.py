@@ -410,7 +410,10 @@ def test_nf4_has_the_least_error_on_normal_weights():
 
 
 def test_what_is_refused():
-    with pytest.raises(TypeError, match=r"weight: expected floating-point numbers, got torch.int8"):
+    with pytest.raises(
+        TypeError,
+        match=r"weight: expected a tensor of floating-point numbers, got Tensor of torch.int8",
+    ):
         nf4_quantize(torch.ones(3, dtype=torch.int8))
     for block in (0, -64):
         with pytest.raises(ValueError, match=f"block: expected at least 1, got {block}"):

@@ -120,7 +120,7 @@ def test_what_is_refused():
         sinkhorn_divergence(x, torch.zeros(3, 3), epsilon=1)
     with pytest.raises(ValueError, match=r"y: expected shape .* got \(0, 2\)"):
         sinkhorn_divergence(x, torch.zeros(0, 2), epsilon=1)
-    with pytest.raises(ValueError, match="epsilon: expected"):
+    with pytest.raises(ValueError, match="epsilon must be"):
         sinkhorn_divergence(x, x, epsilon=0)
 
 

@@ -196,13 +196,13 @@ def test_the_warning_names_error_and_iterations_and_a_converged_run_is_silent():
 
 
 def test_settings_are_checked():
-    with pytest.raises(ValueError, match="epsilon: expected a finite number > 0, got 0"):
+    with pytest.raises(ValueError, match="epsilon must be a finite number more than 0, got 0"):
         sinkhorn(HALF, HALF, SWAP, epsilon=0)
-    with pytest.raises(ValueError, match="epsilon: expected a finite number > 0, got -1"):
+    with pytest.raises(ValueError, match="epsilon must be a finite number more than 0, got -1"):
         log_sinkhorn(HALF, HALF, SWAP, epsilon=-1)
-    with pytest.raises(ValueError, match="max_iter: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="max_iter must be at least 1, got 0"):
         sinkhorn(HALF, HALF, SWAP, epsilon=1, max_iter=0)
-    with pytest.raises(ValueError, match="tol: expected a number >= 0, got nan"):
+    with pytest.raises(ValueError, match="tol must be a finite number of at least 0, got nan"):
         sinkhorn(HALF, HALF, SWAP, epsilon=1, tol=float("nan"))
 
 

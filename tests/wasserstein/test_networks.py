@@ -85,7 +85,7 @@ def test_weights_come_from_the_generator_alone(build):
     [
         (lambda: Critic(0, width=1, depth=1), "in_features must be at least 1, got 0"),
         (lambda: Critic(2, width=0, depth=1), "width must be at least 1, got 0"),
-        (lambda: Critic(2, width=1, depth=-1), "depth must not be negative, got -1"),
+        (lambda: Critic(2, width=1, depth=-1), "depth must be at least 0, got -1"),
         (lambda: Generator(0, 2, width=1, depth=1), "latent_features must be at least 1, got 0"),
         (lambda: Generator(2, (3, 0), width=1, depth=1), "out_features must be at least 1, got 0"),
     ],

@@ -156,7 +156,10 @@ def test_what_is_refused():
         wasserstein_1d(torch.empty(0), x)
     with pytest.raises(ValueError, match=r"p: expected 1 <= p < inf, got 0\.5"):
         wasserstein_1d(x, x, p=0.5)
-    with pytest.raises(TypeError, match=r"y: expected floating-point samples, got torch.int64"):
+    with pytest.raises(
+        TypeError,
+        match=r"y: expected a tensor of floating-point numbers, got Tensor of torch.int64",
+    ):
         wasserstein_1d(x, torch.arange(3))
     with pytest.raises(ValueError, match=r"x_weights: expected 3 weights, got shape \(2,\)"):
         wasserstein_1d(x, x, x_weights=torch.ones(2))

@@ -337,7 +337,7 @@ def test_train_wgan_refuses(arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"constraint": None}, "got None"),
+        ({"constraint": "none"}, "got 'none'"),
         ({"steps": -1}, "steps must be at least 0, got -1"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
     ],
