@@ -92,7 +92,6 @@ def _exact(device: str, n: int = 1000) -> Workload:
         ours=lambda: exact_transport(weights, weights, cost).plan.cpu(),
         theirs=lambda: ot.emd(numpy_weights, numpy_weights, numpy_cost),
         equal=lambda ours, plan: _close(ours, torch.as_tensor(plan), 1e-9 / n),
-        bar=0.9,
     )
 
 

@@ -85,15 +85,14 @@ def exact_transport(
 
 def _refined(a: Tensor, b: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
     """Plan and row potential of the problem with positive weights."""
-    f, cap = cost.amin(1), math.inf
-    slack = _slack(cost, f)
-    for _ in range(ROUNDS):
+    f, slack, cap = torch.zeros_like(a), cost, math.inf  # no slack yet, but the same plans
+    for round_ in range(ROUNDS):
         used, step = _network_simplex(a, b, slack, cap)
         plan, finer = basic_plan(used, a, b), _slack(slack, step)
         pairs = tuple(used.T)
         masses, in_use = plan[pairs], slack[pairs]
         capped = (in_use > cap).any()
-        if masses @ finer[pairs] < masses @ in_use:
+        if round_ == 0 or masses @ finer[pairs] < masses @ in_use:
             f, slack, in_use = f + step, finer, finer[pairs]
         could_save, pays = (masses @ in_use).item(), (masses @ cost[pairs].abs()).item()
         if could_save <= PROVED * pays:
@@ -116,7 +115,7 @@ def _network_simplex(a: Tensor, b: Tensor, cost: Tensor, cap: float) -> tuple[Te
     """The pairs of POT's plan, and its row potential, for costs of at most ``cap``."""
     from ot.lp import emd  # here, because it takes a second to import
 
-    unit = min(cap, cost.max().item()) or 1.0
+    unit = min(cap, cost.abs().max().item()) or 1.0
     with warnings.catch_warnings(action="ignore"):  # the log says the same
         plan, log = emd(
             (a / a.sum()).numpy(),
