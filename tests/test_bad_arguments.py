@@ -1,6 +1,7 @@
 """Every public function, called rightly but for one argument: an error that says what is wrong.
 
-Only TypeError and ValueError count, and only if they say what was expected and what came.
+Only TypeError, ValueError and, for a folder, FileNotFoundError count, and only if they say what was
+expected and what came.
 """
 
 import copy
@@ -200,7 +201,8 @@ def test_every_public_function_is_here(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_bad_arguments_get_an_error_that_helps(tmp_path):
+def test_bad_arguments_get_an_error_that_helps(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a folder may be called "x"
     silent, unclear = [], []
     for function, arguments in calls(tmp_path).items():
         function(**copy.deepcopy(arguments))  # so that the table is right
@@ -210,7 +212,7 @@ def test_bad_arguments_get_an_error_that_helps(tmp_path):
                 where = f"{function.__name__}({name}={kind})"
                 try:
                     function(**copy.deepcopy(arguments) | {name: value})
-                except (TypeError, ValueError) as error:
+                except (TypeError, ValueError, FileNotFoundError) as error:
                     said = str(error)
                     if not (("expected" in said or "must" in said) and "got" in said):
                         unclear.append(f"{where}: {type(error).__name__}: {said[:90]}")

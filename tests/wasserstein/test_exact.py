@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from torch.testing import assert_close
 
-from companion.wasserstein import Transport, exact_transport, solve_dual, solve_primal
+from companion.wasserstein import (
+    Transport,
+    c_transform,
+    exact_transport,
+    solve_dual,
+    solve_primal,
+)
+from companion.wasserstein.exact import _slack
 from tests.wasserstein.instances import generator, points, problem, weights
 
 
@@ -247,6 +254,24 @@ def test_a_weight_below_every_tolerance(tiny, solve):
     plan = solve(a, b, points(3, 3, seed=0))
     plan = plan if solve is solve_primal else plan.plan
     assert_close(plan.sum(1), a, rtol=1e-12, atol=0)
+
+
+def test_weights_that_a_presolve_takes_for_a_contradiction():
+    a, b = (10.0 ** -torch.tensor(powers).double() for powers in ([7, 3, 0], [16, 9, 1]))
+    a, b, cost = a / a.sum(), b / b.sum(), points(3, 3, seed=0)
+    plan = solve_primal(a, b, cost)
+    assert_close((plan * cost).sum(), exact_transport(a, b, cost).cost, rtol=1e-12, atol=0)
+
+
+def test_slack_keeps_its_digits_where_potentials_are_huge():
+    cost, f = torch.tensor([[0.1, 0.3], [0.7, 0.2]]).double(), torch.tensor([1e12, 1e12]).double()
+    exact = [
+        [Fraction(c) - Fraction(f_i) - Fraction(g_j) for c, g_j in zip(row, g, strict=True)]
+        for g in [c_transform(f, cost).tolist()]
+        for row, f_i in zip(cost.tolist(), f.tolist(), strict=True)
+    ]
+    expected = torch.tensor([[max(float(s), 0.0) for s in row] for row in exact]).double()
+    assert_close(_slack(cost, f), expected, rtol=1e-12, atol=0)
 
 
 # What the interface promises
