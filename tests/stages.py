@@ -30,7 +30,7 @@ SLUGS = sorted(
     - {"bench", "data", "language", "measure", "training"}
 )
 SANITISE = "tests/course/nbval_sanitise.cfg"
-# Seconds; those of a room's unit tests are of wall time, with two workers.
+# Seconds of wall time; where two workers share the tests, half of what a room's tests took.
 ROOM_BUDGETS = {"unit": 60, "site": 20, "chapters": 90}
 CHECK_BUDGET = 300
 THREE_CHAPTERS, FURTHER_CHAPTER = 12 * 60, 138
@@ -67,6 +67,7 @@ class Stage:
     commands: list[list[str]]
     environment: dict[str, str] = field(default_factory=dict)
     budget_s: float | None = None
+    workers: int = 1
     seconds: float = 0.0
     status: int | None = None
 
@@ -107,7 +108,8 @@ def run_chapters(slugs: list[str], name: str = "chapters", **environment: str) -
     together = ["-n", "2", "--dist", "loadfile"] if len(paths) > 1 else []
     limits = ["--timeout", "900", "--nbval-kernel-startup-timeout", "300"]  # for hangs
     command = [*PYTEST, "--nbval", *paths, "--nbval-sanitize-with", SANITISE, *limits, *together]
-    return [Stage(name, [command], environment)] if paths else []
+    workers = 2 if together else 1
+    return [Stage(name, [command], environment, workers=workers)] if paths else []
 
 
 def everything() -> list[Stage]:
@@ -117,7 +119,7 @@ def everything() -> list[Stage]:
     return [
         lint(),
         Stage("form", [form]),
-        Stage("unit", [unit]),
+        Stage("unit", [unit], workers=2),
         Stage("book", [[sys.executable, "jupyter_book/build.py"]], budget_s=90),
         Stage("site", [[*PYTEST, "tests/site", "-m", "browser"]]),
         *run_chapters([]),
@@ -130,7 +132,7 @@ def one_chapter(slugs: list[str]) -> list[Stage]:
     rooms = [room for room in rooms if (ROOT / room).is_dir()]
     only = [word for slug in slugs for word in ("--chapter", slug)]
     unit = [*PYTEST, *TWO_WORKERS, *rooms, "tests/course", "--doctest-modules", *only]
-    stages = [lint(), Stage("unit", [[*unit, "-m", "not browser"]])]
+    stages = [lint(), Stage("unit", [[*unit, "-m", "not browser"]], workers=2)]
     if chapters(slugs):
         site = [*PYTEST, "tests/site", "-m", "browser", *only]
         stages += [
@@ -156,7 +158,7 @@ def other_processors(slugs: list[str]) -> list[Stage]:
             continue
         command = [*PYTEST, *TWO_WORKERS, *tests, "-m", "not slow" if stages else "not browser"]
         kernels = [sys.executable, "tests/kernels.py"]
-        stages.append(Stage(f"unit-{number}", [kernels, command], setting))
+        stages.append(Stage(f"unit-{number}", [kernels, command], setting, workers=2))
         stages += run_chapters(slugs, f"chapters-{number}", **setting)
     lock = [*PYTEST, "tests/house/test_lock.py"]
     return [*stages, Stage("lock files", [lock], {"CHECK_LOCK_FILES": "1"})]
@@ -218,16 +220,18 @@ def table(stages: list[Stage], budget_s: float | None) -> str:
     spent: dict[str, dict[str, float]] = defaultdict(dict)
     for stage in stages:
         for room, seconds in times(stage.name):
-            seconds /= 2 if stage.name == "unit" else 1  # two workers
+            seconds /= stage.workers
             spent[room][stage.name] = spent[room].get(stage.name, 0) + seconds
-    columns = [name for name in ROOM_BUDGETS if any(name in row for row in spent.values())]
+    budgets = {stage.name: ROOM_BUDGETS.get(stage.name.split("-")[0]) for stage in stages}
+    columns = [name for name, limit in budgets.items() if limit]
+    columns = [name for name in columns if any(name in row for row in spent.values())]
     if columns:
         lines += ["", "  ".join(["seconds per room", *(f"{name:>10}" for name in columns)])]
     for room, row_ in sorted(spent.items()):
         cells = []
         for name in columns:
             seconds = row_.get(name, 0)
-            over = room in SLUGS and seconds > ROOM_BUDGETS[name]
+            over = room in SLUGS and seconds > budgets[name]
             cells.append(f"{seconds:8.0f}{' !' if over else '  '}")
         lines.append(f"  {room:<14}  " + "  ".join(cells))
     return "\n".join(lines)

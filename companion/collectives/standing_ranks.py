@@ -20,6 +20,8 @@ from typing import Any, Self
 import torch
 from torch import distributed
 
+from companion.processes.rank_process import threads_of_rank
+
 __all__ = ["OrderFailed", "StandingRanks"]
 
 _EXIT_LIMIT_S = 5.0
@@ -147,7 +149,7 @@ def _received(rank: int, connection: Connection) -> Any:
 
 def _stand(rank: int, ranks: int, folder: str, timeout_s: float, orders: Connection) -> None:
     """A rank's whole life."""
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks))
+    torch.set_num_threads(threads_of_rank(ranks))
     timeout = timedelta(seconds=timeout_s)
     store = distributed.FileStore(os.path.join(folder, "store"), ranks)
     distributed.init_process_group(

@@ -41,9 +41,10 @@ def launch(
     """Run ``fn(rank, world_size, *args)`` in P new processes that form a process group.
 
     Every rank is a fresh interpreter (never a fork, which is unsafe once PyTorch has started its
-    threads) with an equal share of the processors for PyTorch's own threads. Arguments and
-    results travel by value. Ranks meet through a file, so no port has to be free. A rank that
-    fails ends the others; so do Ctrl-C and the end of this process.
+    threads) with an equal share of the processors for PyTorch's own threads, or of the
+    ``OMP_NUM_THREADS`` that this process has. Arguments and results travel by value. Ranks meet
+    through a file, so no port has to be free. A rank that fails ends the others; so do Ctrl-C
+    and the end of this process.
 
     Source: Python documentation, multiprocessing, "Contexts and start methods"; PyTorch
     documentation, torch.distributed, "Initialization" (FileStore).

@@ -26,7 +26,16 @@ from typing import Any, NamedTuple, NoReturn
 from companion.processes.by_value import Call
 from companion.processes.stacks import answer_with_stack
 
-__all__ = ["Failed", "Place", "Ready", "Returned", "Started", "run_rank", "stack_path"]
+__all__ = [
+    "Failed",
+    "Place",
+    "Ready",
+    "Returned",
+    "Started",
+    "run_rank",
+    "stack_path",
+    "threads_of_rank",
+]
 
 _LINGER_S = 1.0
 _GROUP_LATER_S = 1.0
@@ -123,13 +132,17 @@ def _set_environment(place: Place) -> None:
     # Without an interface gloo looks up this host's name, which fails where there is no network.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     # Read by PyTorch when it is imported, be it by the function itself.
-    os.environ["OMP_NUM_THREADS"] = str(_threads(place))
+    os.environ["OMP_NUM_THREADS"] = str(threads_of_rank(place.world_size))
 
 
-def _threads(place: Place) -> int:
+def threads_of_rank(ranks: int) -> int:
+    """Threads that PyTorch may use in each of P ranks: the launching process's own, shared."""
     affinity = getattr(os, "sched_getaffinity", None)
     processors = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, processors // place.world_size)
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    if allowed.isdecimal():
+        processors = min(processors, int(allowed))
+    return max(1, processors // ranks)
 
 
 @contextmanager
@@ -138,7 +151,7 @@ def _group(place: Place) -> Iterator[None]:
     if place.backend is not None:
         from torch import distributed
     if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(_threads(place))
+        sys.modules["torch"].set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if place.backend is None:
         yield
         return

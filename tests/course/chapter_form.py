@@ -34,7 +34,7 @@ PARTS = {
     "Recap": r"recap",
     "Sources": r"sources",
 }
-MEASURES = r"perf_counter|timeit|getrusage|psutil|max_memory_allocated|tracemalloc"
+MEASURES = r"perf_counter|timeit|getrusage|psutil|max_memory_allocated|tracemalloc|peak_bytes"
 FIGURE_WITH_UNIT = r"\d\s*(?:s|ms|µs|us|min|h|B|kB|MB|GB|KiB|MiB|GiB)\b"
 PLACE_ON_A_MACHINE = r"/(?:home|root|Users|tmp|opt|usr|mnt|private|var)/\w|\b[A-Z]:\\"
 
@@ -201,7 +201,7 @@ def check_running_cost(chapter: Chapter) -> list[str]:
 
 
 def check_code(chapter: Chapter) -> list[str]:
-    """Short cells, which install nothing and leave nbval's switches to tags."""
+    """Short cells, which install nothing, take no cores and leave nbval's switches to tags."""
     wrong = []
     for number, cell in code_cells(chapter):
         lines = cell.source.count("\n") + 1
@@ -211,6 +211,8 @@ def check_code(chapter: Chapter) -> list[str]:
             wrong.append(f"cell {number}: installs something")
         if re.search(r"#\s*(?:NBVAL|PYTEST_VALIDATE)_", cell.source):
             wrong.append(f"cell {number}: a comment switches nbval, expected a tag")
+        if re.search(r"set_num_threads\((?!1\))\d", cell.source):
+            wrong.append(f"cell {number}: sets threads, expected at most torch.get_num_threads()")
     return wrong
 
 

@@ -124,6 +124,7 @@ DEFECTS = [
     (chapter_form.check_code, add(new_code_cell("1\n" * 16)), "17 lines"),
     (chapter_form.check_code, add(new_code_cell("%pip install torch")), "installs"),
     (chapter_form.check_code, add(new_code_cell("# NBVAL_SKIP\n1")), "a comment"),
+    (chapter_form.check_code, add(new_code_cell("torch.set_num_threads(2)")), "sets threads"),
     (chapter_form.check_tags, metadata(3, tags=["nbval-skip"]), "nbval-skip"),
     (chapter_form.check_tags, metadata(3, tags=["raises-exception"]), "raises-exception"),
     (chapter_form.check_tags, metadata(3, tags=["nbval-ignore-output"]), "measures nothing"),

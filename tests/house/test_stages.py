@@ -174,9 +174,12 @@ def test_seconds_are_told_for_each_room(monkeypatch, tmp_path) -> None:
     case = '<testcase classname="tests.{}.test_a" name="test_b" time="{}"/>'
     cases = [case.format(*one) for one in (("lora", 70), ("lora", 60), ("house", 300))]
     (tmp_path / "unit.xml").write_text(f"<testsuites>{''.join(cases)}</testsuites>")
-    lines = stages.table([Stage("unit", [], seconds=1)], None).splitlines()
-    assert [line.split() for line in lines if "lora" in line] == [["lora", "65", "!"]]
-    assert [line.split() for line in lines if "house" in line] == [["house", "150"]]
+    (tmp_path / "unit-1.xml").write_text(f"<testsuites>{cases[0]}</testsuites>")
+    ran = [Stage("unit", [], workers=2), Stage("unit-1", [])]
+    lines = stages.table(ran, None).splitlines()
+    assert "seconds per room        unit      unit-1" in lines
+    assert [line.split() for line in lines if "lora" in line] == [["lora", "65", "!", "70", "!"]]
+    assert [line.split() for line in lines if "house" in line] == [["house", "150", "0"]]
 
 
 def test_the_first_line_names_processor_kernels_threads_and_versions() -> None:

@@ -13,6 +13,7 @@ import torch
 
 from companion.processes import probes
 from companion.processes.launching import launch
+from companion.processes.rank_process import threads_of_rank
 from tests.processes import ranks_launch as ranks
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -37,11 +38,10 @@ def test_where_a_rank_finds_itself(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     results = launch(ranks.surroundings, 3)
     rival.close()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     for rank, seen in enumerate(results):
         assert seen["sum"] == [3, 3]  # 0 + 1 + 2, and three ones
         assert (seen["rank"], seen["world_size"], seen["backend"]) == (rank, 3, "gloo")
-        assert seen["threads"] == max(1, cores // 3)
+        assert seen["threads"] == threads_of_rank(3)
         assert seen["environment"] == {"RANK": None, "MASTER_PORT": None}
         assert str(tmp_path) in seen["path"]
         assert seen["folder"] == str(tmp_path)
@@ -57,9 +57,23 @@ def test_without_a_group_pytorch_is_not_imported():
     assert launch(ranks.imports_torch, 2, backend=None) == [False, False]
 
 
-def test_processors_are_shared():
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    assert launch(probes.intra_op_threads, 1, backend=None) == [cores]
+@pytest.mark.parametrize(
+    ("ours", "ranks", "share"),
+    [(None, 1, 6), (None, 2, 3), (None, 4, 1), (None, 8, 1), ("4", 2, 2), ("1", 1, 1), ("9", 1, 6)],
+)
+def test_each_rank_has_its_share_of_the_threads(monkeypatch, ours, ranks, share):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(6), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if ours:
+        monkeypatch.setenv("OMP_NUM_THREADS", ours)
+    assert threads_of_rank(ranks) == share
+
+
+def test_pytorch_is_told_of_the_share(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert launch(probes.intra_op_threads, 1, backend=None) == [threads_of_rank(1)]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert launch(probes.intra_op_threads, 1, backend=None) == [1]
 
 
 def test_tensors_travel_by_value():
