@@ -6,6 +6,7 @@ the last query meets the last key, which is what T new tokens after S − T old 
 Chapter: course/09_flash.ipynb.
 """
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -61,11 +62,13 @@ def use_flash_attention(model: "PreTrainedModel") -> Iterator["PreTrainedModel"]
     AttentionInterface.register(_NAME, _attention)
     AttentionMaskInterface.register(_NAME, _no_mask)
     before = model.config._attn_implementation
+    check = model.base_model.register_forward_pre_hook(_one_text_a_row, with_kwargs=True)
     model.set_attn_implementation(_NAME)
     try:
         yield model
     finally:
         model.set_attn_implementation(before)
+        check.remove()
 
 
 @contextmanager
@@ -100,6 +103,20 @@ def first_layers(model: "PreTrainedModel", count: int) -> Iterator["PreTrainedMo
         yield model
     finally:
         model.config.num_hidden_layers = before
+
+
+def _one_text_a_row(model: nn.Module, args: tuple, kwargs: dict[str, object]) -> None:
+    """Refuse positions that start anew within a row: transformers marks packed texts in that way.
+
+    It makes a mask of them only where there is neither a cache nor a mask, so this looks first.
+    """
+    given = inspect.signature(model.forward).bind_partial(*args, **kwargs).arguments
+    positions = given.get("position_ids")
+    if isinstance(positions, Tensor) and positions.ndim <= 2 and (positions.diff() != 1).any():
+        raise ValueError(
+            "position_ids must count up by one along each row, got several texts packed into one "
+            "(or a gap): pass one text a row, or call flash_attention_varlen"
+        )
 
 
 def _attention(
@@ -145,7 +162,7 @@ def _no_mask(
     if mask_function is not causal_mask_function:
         raise ValueError(
             "flash_attention in a model does causal attention only; this call asks for another "
-            "mask (packed texts, a sliding window, or both directions)"
+            "mask (a sliding window, or both directions)"
         )
     if attention_mask is not None and not attention_mask.all():
         padded = int((~attention_mask.bool()).any(dim=-1).sum())

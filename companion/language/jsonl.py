@@ -58,6 +58,8 @@ def _parse(line: bytes) -> dict[str, Any]:
         raise ValueError(
             f"expected a JSON object, got text that is not JSON ({error.msg}, column {error.colno})"
         ) from error
+    except RecursionError as error:
+        raise ValueError("expected a JSON object, got one nested too deeply") from error
     if not isinstance(record, dict):
         raise ValueError(f"expected a JSON object, got {_kind(record)}")
     known = record.keys() & set().union(*_FORMS)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import regex  # as `re`, and a match can be given up
 from torch import nn
 
 from companion.lora.adapter_tensors import plain_name
@@ -21,6 +22,9 @@ from companion.lora.layer import LoRALayer, Scaling
 __all__ = ["AdapterConfig", "config_of", "read_config"]
 
 T = TypeVar("T")
+
+_END_OF_NAME = r"(.*\.)?({})$"
+_MATCH_LIMIT_S = 1
 
 # Read here, whatever they hold.
 _READ = {
@@ -175,8 +179,8 @@ def _read_pattern(values: dict[str, Any], key: str, read: Callable[[Any, str], T
         raise ValueError(f"{key}: expected names and values, got {pattern!r}")
     for expression in pattern:
         try:
-            re.compile(expression)
-        except re.error as error:
+            regex.compile(_END_OF_NAME.format(expression))
+        except regex.error as error:
             raise ValueError(
                 f"{key}: expected regular expressions, got {expression!r} ({error})"
             ) from error
@@ -185,8 +189,14 @@ def _read_pattern(values: dict[str, Any], key: str, read: Callable[[Any, str], T
 
 def _first_match(pattern: Mapping[str, T], name: str, default: T) -> T:
     for expression, value in pattern.items():
-        if re.match(rf"(.*\.)?({expression})$", name):
-            return value
+        try:
+            if regex.match(_END_OF_NAME.format(expression), name, timeout=_MATCH_LIMIT_S):
+                return value
+        except TimeoutError as error:
+            raise ValueError(
+                f"expected regular expressions that are matched in {_MATCH_LIMIT_S} s, got "
+                f"{expression!r}, which takes longer on {name!r}"
+            ) from error
     return pattern.get(name, default)  # a name may hold signs that mean something else in re
 
 

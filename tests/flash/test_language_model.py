@@ -223,10 +223,35 @@ def test_padding(model):
         model(ids, attention_mask=mask)
 
 
-def test_packed_texts(model):
-    positions = torch.tensor([[0, 1, 2, 0, 1]])
-    with use_flash_attention(model), pytest.raises(ValueError, match="packed texts"):
-        model(tokens(1, 5), position_ids=positions, use_cache=False)
+PACKED = torch.tensor([[0, 1, 2, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: model(tokens(1, 5), position_ids=PACKED, use_cache=False),
+        lambda model: model(tokens(1, 5), position_ids=PACKED),  # with the default cache
+        lambda model: model(tokens(1, 5), torch.ones(1, 5), PACKED),
+        lambda model: model(tokens(2, 5), position_ids=torch.cat([torch.arange(5)[None], PACKED])),
+        lambda model: model.model(tokens(1, 5), position_ids=PACKED),
+        lambda model: model(tokens(1, 5), position_ids=torch.tensor([[0, 1, 2, 4, 5]])),
+    ],
+)
+def test_packed_texts(model, call):
+    with use_flash_attention(model), pytest.raises(ValueError, match="packed into one"):
+        call(model)
+
+
+def test_positions_that_count_up(model):
+    """Of one text, of several rows that begin elsewhere, and of one token after a cache."""
+    ids, positions = tokens(2, 5), torch.arange(5) + torch.tensor([[3], [0]])
+    expected = model(ids, position_ids=positions).logits
+    with use_flash_attention(model):
+        torch.testing.assert_close(model(ids, position_ids=positions).logits, expected)
+        first = model(ids[:, :4], position_ids=positions[:, :4])
+        last = model(ids[:, 4:], None, positions[:, 4:], first.past_key_values)
+    torch.testing.assert_close(last.logits, expected[:, 4:])
+    model(tokens(1, 5), position_ids=PACKED)  # and outside, packed texts are transformers' again
 
 
 def test_a_mask_of_the_callers(model):

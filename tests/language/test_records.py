@@ -67,6 +67,7 @@ def test_records_come_back_as_written(tmp_path):
 BAD = {
     "{": r"expected a JSON object, got text that is not JSON \(.*, column 2\)",
     "[1]": "expected a JSON object, got a list",
+    "[" * 100_000: "expected a JSON object, got one nested too deeply",
     "3": "expected a JSON object, got a number",
     "null": "expected a JSON object, got null",
     "{}": r'expected the keys of one of \{"prompt", "completion"\}, .*, got \[\]',

@@ -300,6 +300,10 @@ def test_every_setting_of_peft_is_known_or_refused(tmp_path):
         ({"alpha_pattern": {"q": None}}, r"alpha_pattern\['q'\]: expected a number, got None"),
         ({"alpha_pattern": {"q(": 3}}, r"alpha_pattern: expected regular expressions, got 'q\('"),
         (
+            {"rank_pattern": {r"(.|..)+(.|..)+(.|..)+\d": 3}},
+            "in 1 s, got .* takes longer",
+        ),
+        (
             {"use_dora": True, "init_lora_weights": "pissa"},
             "use_dora: expected false with init_lora_weights 'pissa', got true",
         ),
