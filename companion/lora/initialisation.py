@@ -7,7 +7,6 @@ Chapter: course/07_lora.ipynb.  Dimension key: I inputs, O outputs, R rank, K mi
 """
 
 import torch
-from torch import nn
 
 from companion.adapters.own_weight import check_own_weight
 from companion.checks import typed
@@ -41,7 +40,7 @@ def init_pissa_(layer: LoRALinear) -> None:
         RuntimeError: If it is merged.
 
     Example:
-        >>> layer = LoRALinear(nn.Linear(8, 4, bias=False), rank=2, alpha=4.0)
+        >>> layer = LoRALinear(torch.nn.Linear(8, 4, bias=False), rank=2, alpha=4.0)
         >>> before = torch.linalg.svdvals(layer.base.weight)
         >>> init_pissa_(layer)
         >>> after = torch.linalg.svdvals(layer.base.weight)
@@ -65,6 +64,5 @@ def init_pissa_(layer: LoRALinear) -> None:
     layer.a_RI.copy_(root_R[:, None] * v_KI[: layer.rank])
     layer.b_OR.copy_(u_OK[:, : layer.rank] * root_R)
     residual_OI = weight_OI - lora_delta(layer.a_RI, layer.b_OR, scale=layer.scale)
-    residual = layer.in_base_layout(residual_OI).to(layer.base.weight.dtype)
-    layer.base.weight = nn.Parameter(residual, requires_grad=False)
+    layer.set_base_weight(layer.in_base_layout(residual_OI).to(layer.base.weight.dtype))
     layer.init = "pissa"

@@ -3,6 +3,7 @@
 Chapter: course/07_lora.ipynb.  Dimension key: R rank.
 """
 
+import copy
 import math
 from collections.abc import Iterator
 from typing import Literal
@@ -122,6 +123,16 @@ class LoRALayer(nn.Module):
     def merged_weight(self) -> Tensor:
         """The weight after merging, shaped as the base's, before it is rounded to its dtype."""
         raise NotImplementedError
+
+    def set_base_weight(self, weight: Tensor) -> None:
+        """Give the base another weight. A model that holds the same layer keeps it as it was."""
+        parameter = nn.Parameter(weight, requires_grad=False)
+        if "forward" in vars(self.base):  # bound to this very object, as accelerate's hooks are
+            self.base.weight = parameter
+            return
+        twin = copy.copy(self.base)
+        twin._parameters = self.base._parameters | {"weight": parameter}
+        self.base = twin
 
     def adapter_parameters(self) -> Iterator[nn.Parameter]:
         """What is trained: A, B and whatever a variant adds."""

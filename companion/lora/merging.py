@@ -59,10 +59,9 @@ def merge_lora_(model: nn.Module, *, keep_base: bool = True) -> nn.Module:
     shared = shared_parameters(model)
     is_tied = any(layer.base.weight in shared for layer in layers.values())
     for name, layer in layers.items():
-        weight = nn.Parameter(_rounded(name, layer), requires_grad=False)
         layer.kept_weight = layer.base.weight if keep_base else None
-        layer.base.weight = weight
-        layer.merged = torch.tensor(True, device=weight.device)
+        layer.set_base_weight(_rounded(name, layer))
+        layer.merged = torch.tensor(True, device=layer.base.weight.device)
     if is_tied and declare_untied_(model):
         for layer in layers.values():
             layer.config_was_tied = True

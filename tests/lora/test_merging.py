@@ -152,9 +152,40 @@ def test_half_precision_is_rounded_once(dtype, kind):
     bound = (dense.to(dtype).double() - dense).abs()
     bound += roundings * torch.finfo(torch.float32).eps / 2 * sizes
     merge_lora_(layer)
-    assert base.weight.dtype == dtype
-    assert ((base.weight.double() - dense).abs() <= bound).all()
+    assert layer.base.weight.dtype == dtype
+    assert ((layer.base.weight.double() - dense).abs() <= bound).all()
     assert not ((rounded_twice.double() - dense).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("variant", ["lora", "rslora", "dora", "pissa"])
+def test_a_model_that_holds_the_same_layer_keeps_it(variant):
+    """The other one plain, or adapted itself; the layer of a merged model is its own."""
+    layer, x = nn.Linear(7, 5), torch.randn(3, 7)
+    plain, adapted, model = (nn.Sequential(layer) for _ in range(3))
+    expected = layer(x)
+    randomise_(add_lora(adapted, targets=["0"], rank=2, alpha=3.0))
+    expected_adapted = adapted(x)
+    add_lora(model, targets=["0"], rank=2, alpha=3.0, variant=variant)
+    assert torch.equal(plain(x), expected)
+    randomise_(model)
+    unmerged = model(x)
+    merge_lora_(model)
+    torch.testing.assert_close(model.eval()(x), unmerged)
+    assert not torch.allclose(unmerged, expected)
+    assert torch.equal(plain(x), expected)
+    assert torch.equal(adapted(x), expected_adapted)
+    unmerge_lora_(model)
+    torch.testing.assert_close(model(x), unmerged, rtol=0, atol=0)
+    assert torch.equal(plain(x), expected)
+
+
+def test_a_forward_that_is_bound_to_its_layer_is_merged_too():
+    """As accelerate's hooks bind it: a copy of the layer would compute with the old weight."""
+    layer, x = nn.Linear(7, 5), torch.randn(3, 7)
+    layer.forward = layer.forward
+    model = randomise_(add_lora(nn.Sequential(layer), targets=["0"], rank=2, alpha=3.0))
+    unmerged = model(x)
+    torch.testing.assert_close(merge_lora_(model).eval()(x), unmerged)
 
 
 def test_autocast_does_not_reach_the_merge(device):
