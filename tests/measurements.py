@@ -1,4 +1,4 @@
-"""Tests that take times on a machine that does other work as well."""
+"""Tests that take times, or count memory, on a machine that does other work as well."""
 
 import functools
 from collections.abc import Callable
@@ -9,8 +9,8 @@ ATTEMPTS = 6
 def measured_again(test: Callable[..., None]) -> Callable[..., None]:
     """Take the measurement anew, up to ``ATTEMPTS`` times, while its assertions fail.
 
-    Other work comes and goes, and only ever adds to a time. What the code under test does wrong
-    it does in every attempt, so that a bug still fails.
+    Other work comes and goes. What the code under test does wrong it does in every attempt, so
+    that a bug still fails.
     """
 
     @functools.wraps(test)

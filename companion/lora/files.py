@@ -207,7 +207,9 @@ def _check_base_tensors(
     They must be this model's, or, where PiSSA took its part, near this model's residual.
     """
     own = {plain_name(name): tensor for name, tensor in model.state_dict().items()}
-    residuals = {f"{name}.weight" for name, layer in layers.items() if layer.init == "pissa"}
+    pissa = {name: layer for name, layer in layers.items() if layer.init == "pissa"}
+    residuals = {f"{name}.weight": layer.base.weight for name, layer in pissa.items()}
+    own |= residuals
     for name, tensor in others.items():
         target = name.replace(".base_layer.", ".")
         if target not in own:

@@ -12,6 +12,7 @@ import pytest
 from companion.processes.frozen_fork import ForkOutcome, fork_after_threads
 from companion.processes.page_copies import copy_on_write
 from companion.processes.pss import memory_pss
+from tests.measurements import measured_again
 
 LINUX = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="not Linux")
 FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
@@ -43,6 +44,7 @@ def test_another_process_as_psutil_sees_it(sleeper):
 
 
 @LINUX
+@measured_again  # the system may take other memory of this process back in between
 def test_new_private_memory_counts_fully():
     before = memory_pss()
     with mmap.mmap(-1, 64 * MIB, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
@@ -56,6 +58,7 @@ def test_new_private_memory_counts_fully():
 
 
 @LINUX
+@measured_again
 def test_a_file_that_only_we_have_mapped_is_ours_alone(tmp_path):
     # On a disk its pages are "clean": read, and never written to by us.
     with open(tmp_path / "file", "wb+") as file:
