@@ -27,9 +27,9 @@ def merge_lora_(model: nn.Module, *, keep_base: bool = True) -> nn.Module:
         W ← round(W + s B A),    for DoRA  W ← round(f ⊙ (W + s B A))
 
     The sum is made in float32 (float64 for float64) and rounded once: in bfloat16, ΔW would lose
-    its last digits before they were added. A merged layer gets a weight of its own. A layer whose
-    weight was tied to the base's keeps the old one, and ``model.config.tie_word_embeddings``,
-    where there is one, is False while it is so.
+    its last digits before they were added. A merged layer gets a base and a weight of its own, so
+    read ``layer.base`` anew. A layer whose weight was tied to the base's keeps the old one, and
+    ``model.config.tie_word_embeddings``, where there is one, is False while it is so.
 
     Args:
         model: A model with LoRA layers, none of them merged.
