@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import distributed
@@ -37,6 +37,8 @@ class StandingRanks:
     Args:
         ranks: P, at least 1.
         timeout_s: For the start and for every order; also the group's own.
+        context: How they start; "forkserver" is quick where
+            ``multiprocessing.set_forkserver_preload`` has named what takes long to import.
 
     Raises:
         ValueError: If ``ranks`` is less than 1.
@@ -48,20 +50,27 @@ class StandingRanks:
         [(3, 1), (3, 1)]
     """
 
-    def __init__(self, ranks: int, *, timeout_s: float = 120.0) -> None:
+    def __init__(
+        self,
+        ranks: int,
+        *,
+        timeout_s: float = 120.0,
+        context: Literal["spawn", "forkserver"] = "spawn",
+    ) -> None:
         if ranks < 1:
             raise ValueError(f"ranks must be at least 1, got {ranks}")
         self._timeout_s = timeout_s
+        self._context = multiprocessing.get_context(context)
         self._processes: list[multiprocessing.process.BaseProcess] = []
         self._orders: list[Connection] = []
-        with tempfile.TemporaryDirectory(prefix="companion-ranks-") as folder:
-            try:
-                for rank in range(ranks):
-                    self._start(rank, ranks, folder)
-                self._answers()  # all have met: the folder has served its purpose
-            except BaseException:
-                self.close()
-                raise
+        self._folder = tempfile.TemporaryDirectory(prefix="companion-ranks-")
+        try:
+            for rank in range(ranks):
+                self._start(rank, ranks, self._folder.name)
+            self._answers()
+        except BaseException:
+            self.close()
+            raise
 
     def order(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """Let every rank call ``function(*arguments)``; the P results in rank order.
@@ -92,6 +101,7 @@ class StandingRanks:
             process.join()
             process.close()
         self._processes, self._orders = [], []
+        self._folder.cleanup()
 
     def __enter__(self) -> Self:
         return self
@@ -102,9 +112,8 @@ class StandingRanks:
         self.close()
 
     def _start(self, rank: int, ranks: int, folder: str) -> None:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
             target=_stand,
             args=(rank, ranks, folder, self._timeout_s, theirs),
             name=f"rank {rank}",

@@ -2,7 +2,6 @@
 
 import pytest
 
-from companion.processes import launch
 from tests.collectives import ranks_p2p_cases as ranks
 
 ALL = [
@@ -13,8 +12,8 @@ ALL = [
 
 
 @pytest.fixture(scope="module")
-def results():
-    return launch(ranks.all_groups, 8, timeout_s=280)
+def results(in_ranks):
+    return in_ranks(ranks.all_groups, 8)
 
 
 def check_group(results, members):

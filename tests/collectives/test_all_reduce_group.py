@@ -4,13 +4,12 @@ import math
 
 import pytest
 
-from companion.processes import launch
 from tests.collectives import ranks_p2p_group as ranks
 
 
 @pytest.fixture(scope="module")
-def results():
-    return launch(ranks.everything, 4)
+def results(in_ranks):
+    return in_ranks(ranks.everything, 4)
 
 
 # Mismatches: (what every rank says, or what each rank says)

@@ -10,14 +10,13 @@ from torch.testing import assert_close
 from companion.collectives.buckets import assign_buckets
 from companion.collectives.delayed import delayed
 from companion.collectives.flat_parameters import starts_of
-from companion.processes import launch
 from tests.collectives import ranks_training as ranks
 from tests.measurements import measured_again
 
 
 @pytest.fixture(scope="module", params=[2, 3])
-def results(request):
-    return [pickle.loads(cases) for cases in launch(ranks.data_parallel_cases, request.param)]
+def results(request, in_ranks):
+    return [pickle.loads(cases) for cases in in_ranks(ranks.data_parallel_cases, request.param)]
 
 
 def each(results, case):
@@ -161,9 +160,9 @@ def test_timeline(results):
 
 @pytest.mark.slow
 @measured_again
-def test_overlap_hides_the_slow_link():
+def test_overlap_hides_the_slow_link(in_ranks):
     """8 layers of 0.03 s, a link of 0.03 s for each: 0.48 s in a row, 0.27 s overlapped."""
-    for measured in launch(ranks.overlap, 2):
+    for measured in in_ranks(ranks.overlap, 2):
         assert measured.serial_s > 0.47
         assert 0.26 < measured.overlapped_s < measured.serial_s
         for spans, buckets in ((measured.serial_spans, 1), (measured.overlapped_spans, 8)):

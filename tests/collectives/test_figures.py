@@ -26,7 +26,6 @@ from companion.collectives.seven_billion import (
 )
 from companion.collectives.simulation import simulate
 from companion.collectives.topology import Link, Topology
-from companion.explore import frames
 
 FLAT = Topology(between=Link(10e-6, 1e-9))
 
@@ -80,14 +79,6 @@ def test_frames_in_words():
     assert "finished 3 of its 3 chunks" in ring.describe((3, 4))
 
 
-def test_frames_of_six_and_seven_ranks_fit():
-    """Those of the largest file; 2 … 5 and 8 are further explorables of the chapter."""
-    counts = [6, 7]
-    ring = RingFrames(counts)
-    box = frames(ring.values, ring.draw, label="P", describe=ring.describe, show=ring.show)
-    assert len(box.children[1].children) == sum(2 * p - 1 for p in counts)
-
-
 @pytest.mark.parametrize(
     ("counts", "error", "message"),
     [
@@ -137,11 +128,6 @@ def test_map_in_words_names_the_crossover():
 def test_a_single_winner():
     best = AlgorithmMap(networks={"no latency": Link(0.0, 1e-9)}, ranks=6, most_ranks=8)
     assert "the fastest is ring for the smallest tensors." in best.describe("no latency")
-
-
-def test_map_frames_fit():
-    best = AlgorithmMap()
-    frames(best.values[:2], best.draw, label="network", describe=best.describe)
 
 
 @pytest.mark.parametrize(

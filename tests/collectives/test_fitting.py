@@ -6,7 +6,6 @@ import pytest
 from companion.collectives.cost import collective_cost
 from companion.collectives.cost_model import ALGORITHMS
 from companion.collectives.fitting import fit_alpha_beta
-from companion.processes import launch
 from tests.collectives.ranks_fitting import times_of_rank
 from tests.measurements import measured_again
 
@@ -78,7 +77,7 @@ def test_what_cannot_be_fitted(sizes, times, ranks, message):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ring", "gloo"])
 @measured_again
-def test_sizes_left_out_of_the_fit_are_predicted(name):
+def test_sizes_left_out_of_the_fit_are_predicted(name, in_ranks):
     """Real ranks, 1 KiB … 16 MiB: the fit sees every other size and predicts those between.
 
     Times on a machine with other work are off by more than the 25% that ``companion.bench`` asks
@@ -86,7 +85,7 @@ def test_sizes_left_out_of_the_fit_are_predicted(name):
     missed by a factor of 3, though, and each of the two parameters is needed.
     """
     sizes = np.array([2**k for k in range(10, 25)])
-    rounds = launch(times_of_rank, 2, name, sizes.tolist(), 15, timeout_s=250)[0]
+    rounds = in_ranks(times_of_rank, 2, name, sizes.tolist(), 15)[0]
     times = np.min(rounds, axis=0)  # other work on the machine only ever adds
     seen, held_out = slice(0, None, 2), slice(1, None, 2)
 

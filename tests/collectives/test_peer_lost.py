@@ -12,8 +12,8 @@ from tests.collectives import ranks_p2p_dying as ranks
 
 @contextlib.contextmanager
 def started(target, size, *args):
-    """Spawned ranks, without ``launch``, which would end the others as soon as one dies."""
-    context = multiprocessing.get_context("spawn")
+    """Ranks without ``launch``, which would end the others as soon as one dies."""
+    context = multiprocessing.get_context("forkserver")
     processes = [context.Process(target=target, args=(r, size, *args)) for r in range(size)]
     try:
         for process in processes:

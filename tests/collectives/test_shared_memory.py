@@ -4,14 +4,13 @@ import json
 
 import pytest
 
-from companion.processes import launch
 from tests.collectives import ranks_shared as ranks
 from tests.collectives.test_peer_lost import started
 
 
 @pytest.fixture(scope="module", params=[2, 3])
-def results(request):
-    return launch(ranks.everything, request.param, timeout_s=250)
+def results(request, in_ranks):
+    return in_ranks(ranks.everything, request.param)
 
 
 def test_every_number_is_what_it_is_by_hand(results):
@@ -114,8 +113,8 @@ def test_open_files_do_not_grow_with_calls(results):
         assert result["after"][1] - result["before"][1] < 20 * len(results)
 
 
-def test_one_rank_alone():
-    assert launch(ranks.alone, 1) == [([3.0, 4.0], 8)]
+def test_one_rank_alone(in_ranks):
+    assert in_ranks(ranks.alone, 1) == [([3.0, 4.0], 8)]
 
 
 def test_a_rank_that_stays_away_is_an_error_on_all_others(tmp_path):

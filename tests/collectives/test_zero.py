@@ -9,7 +9,6 @@ from torch.testing import assert_close
 
 from companion.collectives.elementwise import check_elementwise
 from companion.collectives.zero_memory import zero_memory_bytes
-from companion.processes import launch
 from tests.collectives import ranks_zero as ranks
 
 RANKS = 3
@@ -17,8 +16,8 @@ TIGHT = {"atol": 1e-14, "rtol": 1e-12}
 
 
 @pytest.fixture(scope="module")
-def results():
-    return [pickle.loads(cases) for cases in launch(ranks.zero_cases, RANKS)]
+def results(in_ranks):
+    return [pickle.loads(cases) for cases in in_ranks(ranks.zero_cases, RANKS)]
 
 
 def each(results, *names):

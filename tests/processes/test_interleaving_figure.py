@@ -6,7 +6,6 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
 
-from companion.explore import frames
 from companion.processes.interleaving_figure import describe_interleaving, draw_interleaving
 from companion.processes.lost_update import race
 
@@ -107,15 +106,3 @@ def test_steps_that_do_not_exist(history, step):
     for show in (draw_interleaving, describe_interleaving):
         with pytest.raises(ValueError, match=rf"step must be in \[0, 12\], got {step}"):
             show(history, step)
-
-
-def test_all_steps_fit_into_one_explorable(history):
-    steps = list(range(len(history) + 1))
-    shown = frames(
-        steps,
-        lambda step: draw_interleaving(history, step),
-        label="step",
-        describe=lambda step: describe_interleaving(history, step),
-        play=True,
-    )
-    assert repr(shown) == f"Frames(step = {', '.join(map(str, steps))})"
