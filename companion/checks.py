@@ -9,14 +9,14 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_count", "check_finite", "check_number", "check_tensor", "typed"]
+__all__ = ["check_choice", "check_count", "check_finite", "check_number", "check_tensor", "typed"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -58,8 +58,22 @@ def check_number(
     if not (math.isfinite(value) and above < value and least <= value <= most):
         limit = f" more than {above}" if above > -math.inf else ""
         limit = f" of at least {least}" if least > -math.inf else limit
-        limit += f" and at most {most:g}" if most < math.inf else ""
+        if most < math.inf:
+            limit = f" in {f'({above}' if above > -math.inf else f'[{least}'}, {most:g}]"
         raise ValueError(f"{name} must be a finite number{limit}, got {value}")
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """One of some strings.
+
+    Example:
+        >>> check_choice("duplex", "none", ("full", "half"))
+        Traceback (most recent call last):
+        ...
+        ValueError: duplex must be one of full, half, got 'none'
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def check_tensor(name: str, value: object) -> None:
@@ -138,8 +152,20 @@ def _is(value: object, kind: Any) -> bool:
         return isinstance(value, Real) and not isinstance(value, bool)
     if origin is typing.Literal:
         return isinstance(value, str)
-    kind = Iterable if origin is Sequence else origin or kind  # sets and iterators serve as well
-    return not isinstance(kind, type) or isinstance(value, kind)
+    parts = typing.get_args(kind)
+    if origin is type:
+        return isinstance(value, type) and issubclass(value, parts)
+    if origin is Mapping:
+        pairs = value.items() if isinstance(value, Mapping) else [(None, None)]
+        return all(_is(key, parts[0]) and _is(one, parts[1]) for key, one in pairs)
+    if origin in (Sequence, Iterable):  # sets, arrays and iterators serve as well
+        if hasattr(value, "dtype"):
+            return parts[0] in (int, float)
+        elements = value if isinstance(value, list | tuple) else ()
+        several = isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
+        return several and all(_is(one, parts[0]) for one in elements)
+    kind = origin or kind
+    return kind is Any or not isinstance(kind, type) or isinstance(value, kind)
 
 
 def _element(tensor: Any) -> str:
@@ -153,7 +179,12 @@ def _words(kind: Any) -> str:
         floating = "float32" in kind.dtypes
         return f"a tensor of {'floating-point numbers' if floating else 'integers'}"
     origin = typing.get_origin(kind) or kind
-    names = {int: "an integer", float: "a number", type(None): "None", typing.Literal: "a string"}
+    if origin in (Sequence, Iterable, Mapping, type):
+        one, *more = map(_words, typing.get_args(kind))
+        several = f"a mapping (of {one} to {more[0]})" if more else f"a sequence (each {one})"
+        return f"a subclass of {one}" if origin is type else several
+    names = {int: "an integer", float: "a number", type(None): "None"}
+    names |= {str: "a string", typing.Literal: "a string"}
     known = "nn." if getattr(origin, "__module__", "").startswith("torch.nn.") else ""
     return names.get(origin) or known + getattr(origin, "__name__", str(origin))
 
@@ -161,7 +192,11 @@ def _words(kind: Any) -> str:
 def _shown(value: object) -> str:
     if value is None or isinstance(value, str | Real):
         return repr(value)
+    if isinstance(value, type):
+        return f"class {value.__name__}"
     kind = type(value).__name__
+    if isinstance(value, list | tuple) and value:
+        return f"{kind} with {', '.join(dict.fromkeys(type(one).__name__ for one in value))}"
     return (
         f"{kind} of {value.dtype}" if hasattr(value, "dtype") and hasattr(value, "shape") else kind
     )

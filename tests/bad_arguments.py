@@ -10,7 +10,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -75,15 +75,20 @@ def check_answers(calls: Calls):
 
 
 def hints(function) -> dict[str, object]:
-    return typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    takes = function.__init__ if inspect.isclass(function) else function
+    return typing.get_type_hints(takes, localns={"torch": torch})
 
 
 def is_never(kind: str, annotation: object) -> bool:
     """Whether an argument with this annotation can never be of this kind."""
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         return all(is_never(kind, option) for option in typing.get_args(annotation))
+    origin = typing.get_origin(annotation)
+    numbers = origin is Sequence and typing.get_args(annotation)[0] in (int, float)
+    fits = {"a dict": origin is Mapping, "an array": annotation is np.ndarray or numbers}
+    fits |= {"a complex tensor": annotation is torch.Tensor}
     if kind in NEVER:
-        return True
+        return not fits.get(kind, False)
     return {"None": annotation is not type(None), "a string": annotation is not str}.get(
         kind, False
     )

@@ -1,7 +1,7 @@
 """Arguments that are not what they should be: each is named, with what was expected and came."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -146,6 +146,8 @@ def everything(
     call: Callable[[], object] | None = None,
     mode: Literal["a", "b"] = "a",
     whether: bool = False,
+    delays: Mapping[int, float] | None = None,
+    kind: type[nn.Linear] = nn.Linear,
 ) -> str:
     """Takes one of each kind."""
     return f"{width} {mode} {whether}"
@@ -153,7 +155,12 @@ def everything(
 
 def test_typed_lets_pass_what_it_says():
     assert everything(np.int64(3), 2, torch.ones(2), mode="b", whether=True) == "3 b True"
-    named = {"names": {"a"}, "counts": torch.ones(2, dtype=torch.int32), "call": print}
+    named = {
+        "names": {"a"},
+        "delays": {3: 1},
+        "counts": torch.ones(2, dtype=torch.int32),
+        "call": print,
+    }
     assert everything(width=3, layer=nn.Linear(2, 3), **named) == "3 a False"
     assert everything.__doc__ == "Takes one of each kind."
 
@@ -170,7 +177,14 @@ def test_typed_lets_pass_what_it_says():
         ({"x": torch.ones(2, dtype=torch.int64)}, "or None, got Tensor of torch.int64"),
         ({"counts": torch.ones(2)}, "a tensor of integers or None, got Tensor of torch.float32"),
         ({"layer": nn.Conv2d(2, 3, 1)}, "layer: expected nn.Linear or None, got Conv2d"),
-        ({"names": 3}, "names: expected Sequence, got 3"),
+        ({"names": 3}, "names: expected a sequence (each a string), got 3"),
+        ({"names": "ab"}, "names: expected a sequence (each a string), got 'ab'"),
+        ({"names": ["a", 1.0, 2]}, "(each a string), got list with str, float, int"),
+        ({"names": {"a": 1}}, "(each a string), got dict"),
+        ({"delays": {"a": 1.0}}, "(of an integer to a number) or None, got dict"),
+        ({"delays": [1.0]}, "(of an integer to a number) or None, got list with float"),
+        ({"kind": nn.Conv2d}, "kind: expected a subclass of nn.Linear, got class Conv2d"),
+        ({"kind": 3}, "kind: expected a subclass of nn.Linear, got 3"),
         ({"call": "print"}, "call: expected Callable or None, got 'print'"),
         ({"mode": None}, "mode: expected a string, got None"),
         ({"whether": 1}, "whether: expected bool, got 1"),

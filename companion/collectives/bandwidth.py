@@ -11,6 +11,8 @@ Source: NVIDIA, nccl-tests, doc/PERFORMANCE.md, "Bus bandwidth".
 Chapter: course/11_collectives.ipynb.  Dimension key: P ranks, S bytes.
 """
 
+from companion.checks import check_count, check_number
+
 __all__ = ["algorithm_bandwidth", "bus_bandwidth"]
 
 
@@ -30,10 +32,8 @@ def algorithm_bandwidth(size_bytes: float, time_s: float) -> float:
         >>> algorithm_bandwidth(4e9, 2.0)
         2000000000.0
     """
-    if size_bytes < 0:
-        raise ValueError(f"size_bytes must be >= 0, got {size_bytes}")
-    if not time_s > 0:
-        raise ValueError(f"time_s must be > 0, got {time_s}")
+    check_number("size_bytes", size_bytes, least=0)
+    check_number("time_s", time_s, above=0)
     return size_bytes / time_s
 
 
@@ -54,6 +54,5 @@ def bus_bandwidth(size_bytes: float, time_s: float, ranks: int) -> float:
         >>> bus_bandwidth(4e9, 2.0, 4)  # 2 GB/s · 2·3/4
         3000000000.0
     """
-    if ranks < 1:
-        raise ValueError(f"ranks must be >= 1, got {ranks}")
+    check_count("ranks", ranks)
     return algorithm_bandwidth(size_bytes, time_s) * 2 * (ranks - 1) / ranks

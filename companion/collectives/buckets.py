@@ -11,13 +11,16 @@ Chapter: course/11_collectives.ipynb.
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from companion.checks import check_count, typed
 
 __all__ = ["assign_buckets"]
 
 
+@typed
 def assign_buckets(
-    parameters: Iterable[nn.Parameter], *, bucket_bytes: int, first_bucket_bytes: int
+    parameters: Iterable[Tensor], *, bucket_bytes: int, first_bucket_bytes: int
 ) -> list[list[nn.Parameter]]:
     """Share parameters out over buckets, from the last parameter to the first.
 
@@ -44,10 +47,8 @@ def assign_buckets(
         >>> [[p.numel() for p in bucket] for bucket in buckets]
         [[40], [30, 20], [10]]
     """
-    sizes = {"bucket_bytes": bucket_bytes, "first_bucket_bytes": first_bucket_bytes}
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
+    check_count("bucket_bytes", bucket_bytes)
+    check_count("first_bucket_bytes", first_bucket_bytes)
     Kind = tuple[torch.dtype, torch.device]
     closed: list[list[nn.Parameter]] = []
     filling: dict[Kind, list[nn.Parameter]] = {}

@@ -8,7 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from companion.collectives.cost_model import Algorithm, Coefficients, cost_coefficients
+from companion.checks import check_choice, typed
+from companion.collectives.cost_model import (
+    ALGORITHMS,
+    Algorithm,
+    Coefficients,
+    cost_coefficients,
+)
 from companion.collectives.model_arguments import check_bytes, check_seconds
 
 __all__ = ["CANDIDATES", "collective_cost", "crossover_bytes", "fastest"]
@@ -17,6 +23,7 @@ __all__ = ["CANDIDATES", "collective_cost", "crossover_bytes", "fastest"]
 CANDIDATES: tuple[Algorithm, ...] = ("ring", "tree", "halving_doubling", "parameter_server")
 
 
+@typed
 def collective_cost(
     algorithm: Algorithm,
     *,
@@ -65,8 +72,9 @@ def collective_cost(
     check_seconds(alpha_s=alpha_s, beta_s_per_byte=beta_s_per_byte)
     check_seconds(gamma_s_per_byte=gamma_s_per_byte)
     check_seconds(intra_alpha_s=intra_alpha, intra_beta_s_per_byte=intra_beta)
+    check_choice("algorithm", algorithm, ALGORITHMS)
     if algorithm != "hierarchical" and (intra_alpha_s, intra_beta_s_per_byte) != (None, None):
-        raise ValueError(f"only 'hierarchical' takes a link inside the host: {algorithm}")
+        raise ValueError(f"a link inside the host: expected 'hierarchical', got {algorithm!r}")
     factors = cost_coefficients(
         algorithm, ranks=ranks, ranks_per_host=ranks_per_host, ranks_per_nic=ranks_per_nic
     )
@@ -75,6 +83,7 @@ def collective_cost(
     return waiting + bytes * (per_byte + factors.inside_moved * intra_beta)
 
 
+@typed
 def crossover_bytes(
     first: Algorithm,
     second: Algorithm,
@@ -111,6 +120,7 @@ def crossover_bytes(
     return saved / paid
 
 
+@typed
 def fastest(
     *,
     ranks: int,
@@ -131,7 +141,7 @@ def fastest(
         ['halving_doubling', 'ring']
     """
     if not algorithms:
-        raise ValueError("expected at least one algorithm, got none")
+        raise ValueError("algorithms: expected at least one, got none")
     model = {
         "alpha_s": alpha_s,
         "beta_s_per_byte": beta_s_per_byte,

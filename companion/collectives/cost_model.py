@@ -14,7 +14,7 @@ Chapter: course/11_collectives.ipynb.  Dimension key: P ranks, S bytes.
 import math
 from typing import Literal, NamedTuple
 
-from companion.collectives.model_arguments import check_choice, check_ranks
+from companion.checks import check_choice, check_count, typed
 
 __all__ = ["ALGORITHMS", "Algorithm", "Coefficients", "cost_coefficients", "torus_rows"]
 
@@ -51,6 +51,7 @@ class Coefficients(NamedTuple):
     inside_moved: float = 0.0
 
 
+@typed
 def cost_coefficients(
     algorithm: Algorithm, *, ranks: int, ranks_per_host: int | None = None, ranks_per_nic: int = 1
 ) -> Coefficients:
@@ -94,7 +95,7 @@ def cost_coefficients(
         (6, 6.0, 3.0)
     """
     check_choice("algorithm", algorithm, ALGORITHMS)
-    check_ranks(ranks)
+    check_count("ranks", ranks)
     if algorithm == "hierarchical":
         return _hierarchical(ranks, ranks_per_host, ranks_per_nic)
     if ranks_per_host is not None or ranks_per_nic != 1:
@@ -148,9 +149,9 @@ def _by_exchanges(algorithm: str, p: int) -> list[tuple[float, float, float]]:
 
 def _hierarchical(p: int, ranks_per_host: int | None, ranks_per_nic: int) -> Coefficients:
     if ranks_per_host is None:
-        raise ValueError("'hierarchical' needs ranks_per_host")
-    check_ranks(ranks_per_host, name="ranks_per_host")
-    check_ranks(ranks_per_nic, name="ranks_per_nic")
+        raise ValueError("'hierarchical': expected ranks_per_host, got None")
+    check_count("ranks_per_host", ranks_per_host)
+    check_count("ranks_per_nic", ranks_per_nic)
     if p % ranks_per_host:
         raise ValueError(
             f"ranks must be a multiple of ranks_per_host, got {p} and {ranks_per_host}"

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
+from companion.checks import typed
 from companion.collectives.buckets import assign_buckets
 from companion.collectives.during_backward import BucketSpan, DuringBackward
 from companion.collectives.flat_parameters import (
@@ -69,6 +70,7 @@ class DataParallel(nn.Module):
         >>> distributed.destroy_process_group()
     """
 
+    @typed
     def __init__(
         self,
         module: nn.Module,

@@ -9,7 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
+from companion.checks import check_number
+
 __all__ = ["delayed"]
+
+_LONGEST_S = 1e6  # of what time.sleep takes on every system
 
 
 def delayed(
@@ -30,7 +34,7 @@ def delayed(
         A function with the arguments of ``reduce``.
 
     Raises:
-        ValueError: If a delay is negative.
+        TypeError, ValueError: If a delay is no number from 0 to 10⁶ s.
 
     Example:
         >>> import torch
@@ -40,8 +44,7 @@ def delayed(
         (tensor([2., 2.]), True)
     """
     for name, delay in {"alpha_s": alpha_s, "beta_s_per_byte": beta_s_per_byte}.items():
-        if not delay >= 0:
-            raise ValueError(f"{name} must be at least 0, got {delay}")
+        check_number(name, delay, least=0, most=_LONGEST_S)
 
     def slow(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
         time.sleep(alpha_s + beta_s_per_byte * tensor.nbytes)

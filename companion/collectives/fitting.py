@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from companion.checks import check_count, typed
 from companion.collectives.cost_model import Algorithm, cost_coefficients
 
 __all__ = ["fit_alpha_beta"]
 
 
+@typed
 def fit_alpha_beta(
     sizes_bytes: Sequence[float],
     times_s: Sequence[float],
@@ -53,8 +55,7 @@ def fit_alpha_beta(
 
     sizes, times = _medians(sizes_bytes, times_s)
     factors = cost_coefficients(algorithm, ranks=ranks)
-    if ranks == 1:
-        raise ValueError("ranks must be at least 2: one rank sends nothing")
+    check_count("ranks", ranks, least=2)  # one rank sends nothing
     model = np.stack([np.full_like(sizes, factors.messages), factors.moved * sizes], axis=1)
     relative = model / times[:, None]
     # The columns differ by many powers of ten: solve for multiples of their lengths.
@@ -68,7 +69,7 @@ def _medians(
     sizes_bytes: Sequence[float], times_s: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Each size once, with the median of its times."""
-    sizes, times = np.asarray(sizes_bytes, float), np.asarray(times_s, float)
+    sizes, times = _numbers("sizes_bytes", sizes_bytes), _numbers("times_s", times_s)
     if sizes.ndim != 1 or sizes.shape != times.shape:
         raise ValueError(f"expected as many sizes as times, got {sizes.shape} and {times.shape}")
     if not (np.isfinite(times).all() and (times > 0).all()):
@@ -79,3 +80,10 @@ def _medians(
     if len(distinct) < 2:
         raise ValueError(f"expected at least two different sizes, got {distinct.tolist()}")
     return distinct, np.array([np.median(times[sizes == size]) for size in distinct])
+
+
+def _numbers(name: str, values: Sequence[float]) -> np.ndarray:
+    array = np.asarray(list(values))
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"{name}: expected numbers, got {array.dtype}")
+    return array.astype(float)

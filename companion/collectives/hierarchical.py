@@ -61,8 +61,8 @@ def hierarchical_all_reduce(
     if ranks_per_host is None:
         ranks_per_host = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     refusal = None
-    if ranks_per_host < 1 or size % ranks_per_host:
-        refusal = ValueError(f"ranks_per_host must divide the {size} ranks, got {ranks_per_host}")
+    if not isinstance(ranks_per_host, int) or ranks_per_host < 1 or size % ranks_per_host:
+        refusal = ValueError(f"ranks_per_host must divide the {size} ranks, got {ranks_per_host!r}")
     return all_reduce_with(
         partial(_hierarchical_, ranks_per_host=ranks_per_host),
         tensor,

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
+from companion.checks import check_count, check_number, typed
 from companion.collectives.data_parallel import DataParallel
 from companion.collectives.delayed import delayed
 from companion.collectives.during_backward import BucketSpan
@@ -38,6 +39,7 @@ class OverlapTime(NamedTuple):
     exposed_s: float  # of the overlapped time, after the last gradient is computed
 
 
+@typed
 def overlap_time(compute_s: Sequence[float], reduce_s: Sequence[float]) -> OverlapTime:
     """The time of backward with communication, one after the other and overlapped.
 
@@ -54,6 +56,9 @@ def overlap_time(compute_s: Sequence[float], reduce_s: Sequence[float]) -> Overl
         >>> overlap_time([1.0, 1.0, 1.0], [2.0, 2.0, 2.0])  # the link is never idle
         OverlapTime(serial_s=9.0, overlapped_s=7.0, exposed_s=4.0)
     """
+    for name, seconds in {"compute_s": compute_s, "reduce_s": reduce_s}.items():
+        for bucket, one in enumerate(seconds):
+            check_number(f"{name}[{bucket}]", one, least=0)
     if len(compute_s) != len(reduce_s):
         raise ValueError(f"expected as many reductions as {len(compute_s)}, got {len(reduce_s)}")
     computed_s = reduced_s = 0.0
@@ -77,6 +82,7 @@ class OverlapMeasurement(NamedTuple):
         return self.overlapped_s / self.serial_s
 
 
+@typed
 def measure_overlap(
     module: nn.Module,
     inputs: Tensor,
@@ -106,6 +112,7 @@ def measure_overlap(
     Returns:
         Seconds from the forward's end to the last averaged gradient, and both timelines.
     """
+    check_count("repeats", repeats)
     if beta_s_per_byte is None:
         beta_s_per_byte = _balanced_link(module, inputs, reduce=reduce, group=group)
     slow = delayed(reduce, alpha_s=alpha_s, beta_s_per_byte=beta_s_per_byte)

@@ -157,8 +157,10 @@ def _joined(group: ProcessGroup | None) -> ProcessGroup:
     group = distributed.group.WORLD if group is None else group
     if group is None:
         raise ValueError("expected an initialised process group, got none: call launch or torchrun")
-    if not isinstance(group, ProcessGroup):  # new_group's answer to those it leaves out
+    if isinstance(group, int) and group == distributed.GroupMember.NON_GROUP_MEMBER:
         raise ValueError(f"this rank (process {os.getpid()}) is not in the group")
+    if not isinstance(group, ProcessGroup):
+        raise TypeError(f"group: expected a process group, got {type(group).__name__}")
     return group
 
 

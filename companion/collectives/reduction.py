@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from companion.checks import check_choice
+
 __all__ = ["Op"]
 
 _INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
@@ -58,8 +60,7 @@ class Op:
     name: str
 
     def __post_init__(self) -> None:
-        if self.name not in _COMBINE:
-            raise ValueError(f"op must be one of {', '.join(_COMBINE)}, got {self.name!r}")
+        check_choice("op", self.name, _COMBINE)
 
     def check(self, dtype: torch.dtype) -> None:
         """Refuse a dtype for which the operation has no meaning.

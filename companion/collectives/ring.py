@@ -57,9 +57,11 @@ def ring_all_reduce(
         CollectiveMismatch: On every rank, if the ranks' calls differ.
         PeerLost: If a rank dies or does not answer within the group's timeout. The tensor's
             content is then undefined.
-        TypeError: If the op has no meaning for the dtype.
+        TypeError: If the op has no meaning for the dtype; another kind of argument.
         ValueError: If a setting is out of its range.
     """
+    if not isinstance(async_op, bool):
+        raise TypeError(f"async_op: expected True or False, got {async_op!r}")
     refusal = None
     if not isinstance(chunk_bytes, int) or chunk_bytes < 1:
         refusal = ValueError(f"chunk_bytes must be an integer >= 1, got {chunk_bytes!r}")

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, Rectangle
 
-from companion.collectives.model_arguments import check_ranks
+from companion.checks import check_count
 from companion.collectives.ring_states import RingState, ring_steps
 
 __all__ = ["RingFrames"]
@@ -47,7 +47,7 @@ class RingFrames:
 
     def __init__(self, counts: Sequence[int]) -> None:
         for ranks in counts:
-            check_ranks(ranks)
+            check_count("ranks", ranks)
             if not 2 <= ranks <= MOST:
                 raise ValueError(f"ranks must be in [2, {MOST}], got {ranks}")
         if not counts:

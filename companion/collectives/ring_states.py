@@ -6,7 +6,7 @@ Chapter: course/11_collectives.ipynb.  Dimension key: P ranks, and as many chunk
 
 from typing import Literal, NamedTuple
 
-from companion.collectives.model_arguments import check_ranks
+from companion.checks import check_count, typed
 
 __all__ = ["Move", "RingState", "holds_invariant", "ring_steps"]
 
@@ -61,7 +61,7 @@ def ring_steps(ranks: int) -> list[RingState]:
         >>> [[sorted(sum) for sum in row] for row in scattered.held]
         [[[0, 1], [0]], [[1], [0, 1]]]
     """
-    check_ranks(ranks)
+    check_count("ranks", ranks)
     held = [[frozenset({rank})] * ranks for rank in range(ranks)]
     states = [RingState(0, "start", _frozen(held))]
     for phase in ("reduce-scatter", "all-gather"):
@@ -75,6 +75,7 @@ def ring_steps(ranks: int) -> list[RingState]:
     return states
 
 
+@typed
 def holds_invariant(state: RingState) -> bool:
     """Whether the state is what the proof of the ring says it must be.
 

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from companion.checks import check_choice, check_count
 from companion.collectives.cost_model import ALGORITHMS, Algorithm, torus_rows
-from companion.collectives.model_arguments import check_bytes, check_choice, check_ranks
+from companion.collectives.model_arguments import check_bytes
 
 __all__ = ["Step", "schedule"]
 
@@ -59,8 +60,8 @@ def schedule(
         [0] → [1] 8 stored × 1
     """
     check_choice("algorithm", algorithm, ALGORITHMS)
-    check_ranks(ranks)
-    check_ranks(ranks_per_host, name="ranks_per_host")
+    check_count("ranks", ranks)
+    check_count("ranks_per_host", ranks_per_host)
     check_bytes(bytes)
     if algorithm == "hierarchical" and ranks % ranks_per_host:
         raise ValueError(

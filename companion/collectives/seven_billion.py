@@ -13,6 +13,7 @@ Chapter: course/11_collectives.ipynb.  Dimension key: P ranks, S bytes.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from companion.checks import typed
 from companion.collectives.cost_model import Algorithm
 from companion.collectives.simulation import simulate
 from companion.collectives.topology import Link, Topology
@@ -43,6 +44,7 @@ class ScalePoint(NamedTuple):
     total_s: float
 
 
+@typed
 def all_reduce_at_scale(
     bytes: float = GRADIENT_BYTES,
     *,

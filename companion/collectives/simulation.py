@@ -18,8 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from companion.checks import check_count, check_number, typed
 from companion.collectives.cost_model import Algorithm
-from companion.collectives.model_arguments import check_bytes, check_ranks, check_seconds
+from companion.collectives.model_arguments import check_bytes, check_seconds
 from companion.collectives.schedules import Step, schedule
 from companion.collectives.topology import Topology
 
@@ -71,6 +72,7 @@ class Trace:
     events: tuple[Event, ...] = field(repr=False)
 
 
+@typed
 def simulate(
     algorithm: Algorithm,
     *,
@@ -114,7 +116,7 @@ def simulate(
     """
     check_bytes(bytes)
     check_seconds(gamma_s_per_byte=gamma_s_per_byte)
-    check_ranks(ranks)
+    check_count("ranks", ranks)
     per_host = topology.ranks_per_host
     plan = list(schedule(algorithm, ranks=ranks, bytes=bytes, ranks_per_host=per_host))
     messages = sum(len(step.src) * step.repeat for step in plan)
@@ -205,8 +207,6 @@ def _per_rank(
     for rank, value in (values or {}).items():
         if not 0 <= rank < ranks:
             raise ValueError(f"{name} must name ranks in [0, {ranks - 1}], got {rank}")
-        check_seconds(**{f"{name}[{rank}]": value})
-        if value < least:
-            raise ValueError(f"{name}[{rank}] must be at least {least}, got {value}")
+        check_number(f"{name}[{rank}]", value, least=least)
         every[rank] = value
     return every

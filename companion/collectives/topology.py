@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from companion.collectives.model_arguments import check_choice, check_ranks, check_seconds
+from companion.checks import check_choice, check_count
+from companion.collectives.model_arguments import check_seconds
 
 __all__ = ["Link", "Topology"]
 
@@ -54,15 +55,18 @@ class Topology:
     duplex: Literal["full", "half"] = "full"
 
     def __post_init__(self) -> None:
-        check_ranks(self.ranks_per_host, name="ranks_per_host")
-        check_ranks(self.ranks_per_nic, name="ranks_per_nic")
+        check_count("ranks_per_host", self.ranks_per_host)
+        check_count("ranks_per_nic", self.ranks_per_nic)
         check_choice("duplex", self.duplex, ("full", "half"))
         if self.ranks_per_nic > self.ranks_per_host:
             limit, got = self.ranks_per_host, self.ranks_per_nic
             raise ValueError(f"ranks_per_nic must be in [1, {limit}], got {got}")
         if self.inside is None and self.ranks_per_host > 1:
-            raise ValueError(f"hosts of {self.ranks_per_host} ranks need a link inside, got None")
-        for link in (self.between, self.inside or self.between):
+            raise ValueError(f"inside: expected a link for {self.ranks_per_host} ranks, got None")
+        for name in ("between",) if self.inside is None else ("between", "inside"):
+            link = getattr(self, name)
+            if not isinstance(link, Link):
+                raise TypeError(f"{name}: expected a Link, got {type(link).__name__}")
             check_seconds(alpha_s=link.alpha_s, beta_s_per_byte=link.beta_s_per_byte)
 
     def host(self, rank: np.ndarray) -> np.ndarray:

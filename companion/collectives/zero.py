@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 
+from companion.checks import check_count, typed
 from companion.collectives.buckets import assign_buckets
 from companion.collectives.during_backward import DuringBackward
 from companion.collectives.elementwise import check_elementwise
@@ -84,10 +85,11 @@ class ZeroOptimizer(Optimizer):
         >>> distributed.destroy_process_group()
     """
 
+    @typed
     def __init__(
         self,
         optimizer_class: type[Optimizer],
-        parameters: Iterable[nn.Parameter] | Iterable[Mapping[str, Any]],
+        parameters: Iterable[Tensor] | Iterable[Mapping[str, Any]],
         *,
         stage: int = 1,
         bucket_bytes: int = 25 * 2**20,
@@ -95,8 +97,7 @@ class ZeroOptimizer(Optimizer):
         group: ProcessGroup | None = None,
         **options: Any,
     ) -> None:
-        if stage not in (1, 2):
-            raise ValueError(f"stage must be 1 or 2, got {stage}")
+        check_count("stage", stage, most=2)
         check_elementwise(optimizer_class, options)
         self._complete = False
         super().__init__(parameters, optimizer_class([nn.Parameter()], **options).defaults)

@@ -13,6 +13,8 @@ Chapter: course/11_collectives.ipynb.  Dimension key: P ranks.
 
 import math
 
+from companion.checks import check_count, check_number
+
 __all__ = ["zero_memory_bytes"]
 
 
@@ -53,12 +55,12 @@ def zero_memory_bytes(
         16.6 GB
         1.9 GB
     """
-    if not parameters >= 0:
-        raise ValueError(f"parameters must be at least 0, got {parameters}")
-    if ranks < 1:
-        raise ValueError(f"ranks must be at least 1, got {ranks}")
-    if stage not in (0, 1, 2, 3):
-        raise ValueError(f"stage must be 0, 1, 2 or 3, got {stage}")
+    check_number("parameters", parameters, least=0)
+    check_count("ranks", ranks)
+    check_count("stage", stage, least=0, most=3)
+    check_number("weight_bytes", weight_bytes, least=0)
+    check_number("gradient_bytes", gradient_bytes, least=0)
+    check_number("optimizer_bytes", optimizer_bytes, least=0)
     part = math.ceil(parameters / ranks)
     return (
         weight_bytes * (part if stage >= 3 else parameters)

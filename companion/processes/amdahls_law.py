@@ -6,7 +6,10 @@ Source: Amdahl 1967, who says it in words.
 Chapter: course/10_processes.ipynb.  Dimension key: W workers.
 """
 
+import math
 from collections.abc import Sequence
+
+from companion.checks import check_number, typed
 
 __all__ = ["amdahl", "fit_parallel_fraction"]
 
@@ -25,16 +28,16 @@ def amdahl(fraction: float, workers: float) -> float:
         >>> amdahl(0.5, 2), amdahl(0.5, float("inf"))
         (1.3333333333333333, 2.0)
     """
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"fraction must be in [0, 1], got {fraction}")
-    if not workers >= 1:
-        raise ValueError(f"workers must be at least 1, got {workers}")
+    check_number("fraction", fraction, least=0, most=1)
+    if not (isinstance(workers, float) and workers == math.inf):
+        check_number("workers", workers, least=1)
     time = (1 - fraction) + fraction / workers
     if time == 0:
         raise ValueError("expected a part that cannot be shared out, or a finite number of workers")
     return 1 / time
 
 
+@typed
 def fit_parallel_fraction(workers: Sequence[float], speedups: Sequence[float]) -> float:
     """The fraction f of Amdahl's law that fits measured speedups best.
 
@@ -51,10 +54,14 @@ def fit_parallel_fraction(workers: Sequence[float], speedups: Sequence[float]) -
         >>> fit_parallel_fraction([1, 2], [1.0, 1.6])
         0.75
     """
-    if wrong := [s for s in speedups if not s > 0]:
-        raise ValueError(f"speedups must be positive, got {wrong[0]}")
+    workers, speedups = list(workers), list(speedups)
+    for count, gain in zip(workers, speedups, strict=False):
+        check_number("workers", count, least=1)
+        check_number("speedups", gain, above=0)
+    if len(workers) != len(speedups):
+        raise ValueError(f"expected {len(workers)} speedups, got {len(speedups)}")
     points = [(1 - 1 / w, 1 - 1 / s) for w, s in zip(workers, speedups, strict=True)]
     square = sum(x * x for x, _ in points)
     if square == 0:
-        raise ValueError(f"expected a speedup of more than one worker, got workers {[*workers]}")
+        raise ValueError(f"expected a speedup of more than one worker, got workers {workers}")
     return min(max(sum(x * y for x, y in points) / square, 0.0), 1.0)

@@ -8,6 +8,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from companion.checks import check_choice, check_count
 from companion.processes.alone import run_alone
 
 __all__ = ["CreationCost", "WorkerKind", "measure_creation"]
@@ -44,7 +45,7 @@ def measure_creation(kind: WorkerKind, n: int) -> CreationCost:
         n: At least 1.
 
     Raises:
-        ValueError: This system has no such kind of worker, or ``n`` is out of range.
+        TypeError, ValueError: This system has no such kind of worker, or ``n`` is out of range.
 
     Example:
         >>> cost = measure_creation("thread", 20)
@@ -53,9 +54,7 @@ def measure_creation(kind: WorkerKind, n: int) -> CreationCost:
     """
     here = ("thread", *multiprocessing.get_all_start_methods())
     kinds = [known for known in get_args(WorkerKind) if known in here]
-    if kind not in kinds:
-        raise ValueError(f"kind must be one of {kinds} on this system, got {kind!r}")
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    check_choice("kind", kind, kinds)
+    check_count("n", n)
     seconds = run_alone("alone_creation", kind, n, timeout_s=60 + n)
     return CreationCost(kind, n, statistics.median(seconds), min(seconds))

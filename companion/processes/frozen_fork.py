@@ -4,8 +4,10 @@ Chapter: course/10_processes.ipynb.
 """
 
 import os
+import threading
 from dataclasses import dataclass
 
+from companion.checks import check_number, typed
 from companion.processes.alone import run_alone
 
 __all__ = ["ForkOutcome", "fork_after_threads"]
@@ -38,6 +40,7 @@ class ForkOutcome:
         )
 
 
+@typed
 def fork_after_threads(timeout_s: float = 1.0, *, held: bool = True) -> ForkOutcome:
     """Fork while another thread holds a lock; then the thread lets go, and both ask for the lock.
 
@@ -48,7 +51,7 @@ def fork_after_threads(timeout_s: float = 1.0, *, held: bool = True) -> ForkOutc
         held: Without it the thread only runs, and holds nothing.
 
     Raises:
-        ValueError: ``timeout_s`` is not positive.
+        TypeError, ValueError: ``timeout_s`` is not positive.
         NotImplementedError: The system cannot fork.
 
     Example:
@@ -59,7 +62,6 @@ def fork_after_threads(timeout_s: float = 1.0, *, held: bool = True) -> ForkOutc
     """
     if not hasattr(os, "fork"):
         raise NotImplementedError("expected a system that can fork, and this one cannot")
-    if not timeout_s > 0:
-        raise ValueError(f"timeout_s must be positive, got {timeout_s}")
+    check_number("timeout_s", timeout_s, above=0, most=threading.TIMEOUT_MAX)
     happened = run_alone("alone_fork", timeout_s, int(held), timeout_s=30 + 2 * timeout_s)
     return ForkOutcome(**happened, waited_s=timeout_s)

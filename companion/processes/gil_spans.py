@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from companion.checks import check_count, check_number
+
 __all__ = ["GilSpan", "gil_timeline"]
 
 GAP_S = 50e-6  # between two readings lies less than 1 µs; between two turns, a switch interval
@@ -48,18 +50,16 @@ def gil_timeline(
         The spans of all threads, by their start. With the interpreter's lock they do not overlap.
 
     Raises:
-        ValueError: An argument is out of range.
+        TypeError, ValueError: An argument does not fit.
 
     Example:
         >>> spans = gil_timeline(0.002, workers=2, duration_s=0.03)
         >>> all(one.end_s <= next.start_s for one, next in zip(spans, spans[1:]))
         True
     """
-    for name, value in (("switch_interval_s", switch_interval_s), ("duration_s", duration_s)):
-        if not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}")
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}")
+    check_number("switch_interval_s", switch_interval_s, above=0, most=1000)  # the system's limit
+    check_number("duration_s", duration_s, above=0, most=threading.TIMEOUT_MAX)
+    check_count("workers", workers)
     found: list[list[GilSpan]] = [[] for _ in range(workers)]
     begins: list[float] = []
     barrier = threading.Barrier(workers, action=lambda: begins.append(time.perf_counter()))

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from companion.checks import check_choice, check_count
 from companion.processes.shared_array import SharedArray
 
 __all__ = ["handover_s"]
@@ -34,26 +35,25 @@ def handover_s(
         repeats: The fastest counts.
 
     Raises:
-        ValueError: An argument is out of range.
+        TypeError, ValueError: An argument does not fit.
         RuntimeError: The other process ended, or has received something else.
 
     Example:
         >>> 0 < handover_s(1000, by="pickle", repeats=2) < 1
         True
     """
-    if size_bytes < 1 or repeats < 1:
-        raise ValueError(f"sizes and repeats must be at least 1, got {size_bytes} and {repeats}")
+    check_count("size_bytes", size_bytes)
+    check_count("repeats", repeats)
+    check_choice("by", by, ("pickle", "shared memory"))
     if by == "pickle":
         numbers = np.zeros(size_bytes, np.uint8)
         numbers[0], numbers[-1] = FIRST, LAST
         return _fastest_s(numbers, repeats)
-    if by == "shared memory":
-        import torch
+    import torch
 
-        with SharedArray(size_bytes, torch.uint8) as shared:
-            shared.tensor[0], shared.tensor[-1] = FIRST, LAST
-            return _fastest_s(shared, repeats)
-    raise ValueError(f"by must be 'pickle' or 'shared memory', got {by!r}")
+    with SharedArray(size_bytes, torch.uint8) as shared:
+        shared.tensor[0], shared.tensor[-1] = FIRST, LAST
+        return _fastest_s(shared, repeats)
 
 
 def _fastest_s(data: np.ndarray | SharedArray, repeats: int) -> float:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from companion.checks import check_count
 from companion.processes.lost_update import STEPS
 
 __all__ = ["all_interleavings"]
@@ -44,11 +45,8 @@ def all_interleavings(increments: int, *, workers: int = 2) -> dict[int, int]:
         >>> all_interleavings(1, workers=2)
         {1: 18, 2: 2}
     """
-    for name, value in (("increments", increments), ("workers", workers)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be an int, got {value!r}")
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    check_count("increments", increments)
+    check_count("workers", workers)
     steps = len(STEPS) * increments
     orders = Counter({_State((0,) * workers, (0,) * workers, 0): 1})
     for _ in range(steps * workers):

@@ -3,7 +3,6 @@
 Chapter: course/10_processes.ipynb.
 """
 
-import math
 import multiprocessing
 import os
 import shutil
@@ -13,9 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
-from numbers import Real
 from typing import Any
 
+from companion.checks import check_choice, check_count, check_number
 from companion.processes.blame import rank_failed, timed_out
 from companion.processes.by_value import Call
 from companion.processes.failures import LaunchTimeout, RankFailed
@@ -28,7 +27,7 @@ __all__ = ["LaunchTimeout", "RankFailed", "launch"]
 _START_LIMIT_S = 120.0
 _GRACE_S = 1.0
 _EXIT_LIMIT_S = 10.0
-_BACKENDS = ("gloo", "nccl", "cpu:gloo,cuda:nccl", None)
+_BACKENDS = ("gloo", "nccl", "cpu:gloo,cuda:nccl")
 
 
 def launch(
@@ -148,21 +147,15 @@ def _folder() -> Iterator[str]:
 
 
 def _check(world_size: int, backend: str | None, timeout_s: float) -> None:
-    if isinstance(world_size, bool) or not isinstance(world_size, int):
-        raise TypeError(f"world_size must be an int, got {type(world_size).__name__}")
-    if world_size < 1:
-        raise ValueError(f"world_size must be at least 1, got {world_size}")
-    if isinstance(timeout_s, bool) or not isinstance(timeout_s, Real):
-        raise TypeError(f"timeout_s must be a number of seconds, got {type(timeout_s).__name__}")
-    if not 0 < timeout_s < math.inf:
-        raise ValueError(f"timeout_s must be positive and finite, got {timeout_s}")
+    check_count("world_size", world_size)
+    check_number("timeout_s", timeout_s, above=0)
     main = sys.modules["__main__"]
     if main.__spec__ is None and not os.path.exists(getattr(main, "__file__", sys.executable)):
         raise ValueError("expected a program in a file, got one that is read from standard input")
-    if backend not in _BACKENDS:
-        raise ValueError(f"backend must be one of {_BACKENDS}, got {backend!r}")
-    if backend is not None and "nccl" in backend:
-        _check_devices(world_size)
+    if backend is not None:
+        check_choice("backend", backend, _BACKENDS)
+        if "nccl" in backend:
+            _check_devices(world_size)
 
 
 def _check_devices(world_size: int) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+from companion.checks import check_choice
 from companion.processes.traced_lock import BOOK, DeadlockBroken, TracedLock
 
 __all__ = ["two_locks"]
@@ -37,8 +38,7 @@ def two_locks(*, order: Literal["opposite", "same"]) -> Iterator[dict[str, str]]
         >>> sorted(ends.items())
         [('two-locks-1', 'broken'), ('two-locks-2', 'broken')]
     """
-    if order not in ("opposite", "same"):
-        raise ValueError(f'order must be "opposite" or "same", got {order!r}')
+    check_choice("order", order, ("opposite", "same"))
     a, b, ends = TracedLock("A"), TracedLock("B"), {}
     both_have_one = threading.Barrier(2)
     meet = both_have_one.wait if order == "opposite" else _go_on

@@ -14,6 +14,8 @@ import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from companion.checks import check_count, typed
+
 __all__ = ["Interleaving", "RaceResult", "Step", "race"]
 
 STEPS = ("load", "add", "store")
@@ -63,6 +65,7 @@ class RaceResult(NamedTuple):
     interleaving: Interleaving
 
 
+@typed
 def race(
     increments: int, *, workers: int, lock: bool, schedule: Sequence[int] | None = None
 ) -> RaceResult:
@@ -86,8 +89,8 @@ def race(
         >>> race(1, workers=2, lock=False).observed, race(1, workers=2, lock=True).observed
         (1, 2)
     """
-    _check_number("increments", increments, 1, None)
-    _check_number("workers", workers, 1, _MOST_WORKERS)
+    check_count("increments", increments)
+    check_count("workers", workers, most=_MOST_WORKERS)
     turns = len(STEPS) * increments
     if schedule is None:
         schedule = list(range(workers)) * turns
@@ -184,22 +187,13 @@ class _Table:
             turn.release()
 
 
-def _check_number(name: str, value: int, least: int, most: int | None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {value!r}")
-    if most is None and value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    if most is not None and not least <= value <= most:
-        raise ValueError(f"{name} must be in [{least}, {most}], got {value}")
-
-
 def _check_schedule(schedule: Sequence[int], *, workers: int, turns: int) -> None:
     for place, worker in enumerate(schedule):
-        _check_number(f"schedule[{place}]", worker, 0, workers - 1)
+        check_count(f"schedule[{place}]", worker, least=0, most=workers - 1)
     for worker in range(workers):
         came = sum(turn == worker for turn in schedule)
         if came != turns:
             raise ValueError(
-                f"schedule: worker {worker} must come {turns} times "
-                f"(load, add and store for each increment), came {came} times"
+                f"schedule: expected worker {worker} to come {turns} times "
+                f"(load, add and store for each increment), got {came} times"
             )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from companion.checks import check_count, check_number, typed
 from companion.processes.alone import run_alone
 
 __all__ = ["CopyRow", "copy_on_write"]
@@ -39,6 +40,7 @@ class CopyRow(NamedTuple):
         return self.child_bytes / 2**20
 
 
+@typed
 def copy_on_write(size_bytes: int, *, writes: Sequence[float] = (0, 0.25, 0.5, 1)) -> list[CopyRow]:
     """Fill memory, fork, let the child overwrite a part of it, and ask who is charged how much.
 
@@ -53,7 +55,7 @@ def copy_on_write(size_bytes: int, *, writes: Sequence[float] = (0, 0.25, 0.5, 1
         One row for each fraction.
 
     Raises:
-        ValueError: A fraction or the size is out of range.
+        TypeError, ValueError: A fraction or the size is out of range.
         NotImplementedError: The system is not Linux.
 
     Example:
@@ -64,9 +66,9 @@ def copy_on_write(size_bytes: int, *, writes: Sequence[float] = (0, 0.25, 0.5, 1
     """
     if not Path("/proc/self/smaps").exists():
         raise NotImplementedError("expected Linux with /proc/<pid>/smaps, which is not here")
-    if size_bytes < 1:
-        raise ValueError(f"size_bytes must be at least 1, got {size_bytes}")
-    if wrong := [part for part in writes if not 0 <= part <= 1]:
-        raise ValueError(f"fractions written must be in [0, 1], got {wrong[0]}")
+    check_count("size_bytes", size_bytes)
+    writes = list(writes)
+    for part in writes:
+        check_number("writes", part, least=0, most=1)
     charged = run_alone("alone_copies", size_bytes, *map(float, writes))
     return [CopyRow(part, *both) for part, both in zip(writes, charged, strict=True)]

@@ -10,6 +10,8 @@ Chapter: course/10_processes.ipynb.
 from pathlib import Path
 from typing import NamedTuple
 
+from companion.checks import check_count
+
 __all__ = ["MemoryUse", "memory_pss"]
 
 KIB = 1024  # the file says "kB" and means this
@@ -39,6 +41,7 @@ def memory_pss(pid: int | None = None) -> MemoryUse:
         pid: Of the process; this one if None.
 
     Raises:
+        TypeError, ValueError: The number is none of a process.
         ProcessLookupError: There is no such process, or it has ended.
         PermissionError: It belongs to somebody else.
         NotImplementedError: The system is not Linux.
@@ -50,7 +53,9 @@ def memory_pss(pid: int | None = None) -> MemoryUse:
     """
     if not Path("/proc/self/smaps_rollup").exists():
         raise NotImplementedError("expected Linux with /proc/<pid>/smaps_rollup, which is not here")
-    process = "self" if pid is None else int(pid)
+    if pid is not None:
+        check_count("pid", pid)
+    process = "self" if pid is None else pid
     try:
         text = Path(f"/proc/{process}/smaps_rollup").read_text()
     except (FileNotFoundError, ProcessLookupError):

@@ -8,6 +8,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Literal
 
+from companion.checks import check_choice, check_count
 from companion.processes.alone import run_alone
 
 __all__ = ["SwitchCost", "measure_switch"]
@@ -40,7 +41,7 @@ def measure_switch(n: int, *, kind: Literal["thread", "process"] = "thread") -> 
         kind: Of the two workers.
 
     Raises:
-        ValueError: ``n`` is out of range, there is no such kind, or the system cannot fork.
+        TypeError, ValueError: An argument does not fit, or the system cannot fork.
 
     Example:
         >>> cost = measure_switch(50)
@@ -48,9 +49,7 @@ def measure_switch(n: int, *, kind: Literal["thread", "process"] = "thread") -> 
         True
     """
     kinds = ["thread", "process"] if hasattr(os, "fork") else ["thread"]
-    if kind not in kinds:
-        raise ValueError(f"kind must be one of {kinds} on this system, got {kind!r}")
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    check_choice("kind", kind, kinds)
+    check_count("n", n)
     seconds = run_alone("alone_switch", kind, n, timeout_s=60 + n / 1000)
     return SwitchCost(kind, n, statistics.median(seconds), min(seconds))

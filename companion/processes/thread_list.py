@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import psutil
 
+from companion.checks import check_count
+
 __all__ = ["ThreadInfo", "threads"]
 
 _STATES = {
@@ -75,10 +77,8 @@ def threads(pid: int | None = None) -> list[ThreadInfo]:
         >>> me.name, me.alive, me.state
         ('MainThread', True, 'running')
     """
-    if pid is not None and (not isinstance(pid, int) or isinstance(pid, bool)):
-        raise TypeError(f"pid must be an int or None, got {pid!r}")
-    if pid is not None and pid < 1:
-        raise ValueError(f"pid must be at least 1, got {pid}")
+    if pid is not None:
+        check_count("pid", pid)
     own = pid is None or pid == os.getpid()
     native = _native_threads(os.getpid() if pid is None else pid, own=own)
     found = _python_threads(native) if own else []

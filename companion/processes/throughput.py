@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from companion.checks import check_choice, check_count, typed
 from companion.processes.amdahls_law import fit_parallel_fraction
 from companion.processes.crew import Crew
 
@@ -62,6 +63,7 @@ class SpeedupTable:
         )
 
 
+@typed
 def speedup(
     work: Callable[[], object],
     *,
@@ -86,7 +88,7 @@ def speedup(
         One row for each W.
 
     Raises:
-        ValueError: An argument is out of range, or ``work`` cannot be sent to a process.
+        TypeError, ValueError: An argument does not fit, or ``work`` cannot be sent to a process.
         WorkFailed: ``work`` raises, or ends its process.
 
     Example:
@@ -96,10 +98,13 @@ def speedup(
         >>> [row.workers for row in waiting], waiting.rows[1].speedup > 2
         ([1, 4], True)
     """
-    if not workers or min(workers) < 1:
-        raise ValueError(f"workers must be numbers of at least 1, got {workers}")
-    if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    workers = list(workers)
+    if not workers:
+        raise ValueError("workers: expected at least one number, got none")
+    for count in workers:
+        check_count("workers", count)
+    check_count("repeats", repeats)
+    check_choice("kind", kind, ("thread", "process"))
     counts = sorted({1, *workers})
     with Crew(work, size=counts[-1], kind=kind) as crew:
         rounds = [{count: crew.time_s(count) for count in counts} for _ in range(repeats)]

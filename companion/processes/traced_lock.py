@@ -11,6 +11,8 @@ import time
 from collections.abc import Collection
 from typing import Self
 
+from companion.checks import check_number, typed
+
 __all__ = ["BOOK", "DeadlockBroken", "LockBook", "TracedLock", "Wait"]
 
 
@@ -67,9 +69,8 @@ class TracedLock:
         MainThread False
     """
 
+    @typed
     def __init__(self, name: str) -> None:
-        if not isinstance(name, str):
-            raise TypeError(f"name must be a str, got {name!r}")
         self.name = name
 
     @property
@@ -92,8 +93,8 @@ class TracedLock:
             ValueError: If the timeout is negative.
             DeadlockBroken: If the wait was part of a deadlock that somebody broke.
         """
-        if timeout_s is not None and not timeout_s >= 0:
-            raise ValueError(f"timeout_s must be at least 0, got {timeout_s}")
+        if timeout_s is not None:
+            check_number("timeout_s", timeout_s, least=0, most=threading.TIMEOUT_MAX)
         me = threading.current_thread()
         with BOOK.changed:
             if self in BOOK.holders and not self._wait(me, timeout_s):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from companion.checks import check_number
 from companion.processes import traced_lock
 from companion.processes.traced_lock import BOOK, TracedLock, Wait
 
@@ -100,8 +101,7 @@ def find_deadlock(timeout_s: float) -> WaitGraph | None:
         >>> print(find_deadlock(timeout_s=0))
         None
     """
-    if not timeout_s >= 0:
-        raise ValueError(f"timeout_s must be at least 0, got {timeout_s}")
+    check_number("timeout_s", timeout_s, least=0, most=threading.TIMEOUT_MAX)
     with BOOK.changed:
         if not BOOK.changed.wait_for(_ring, timeout_s):
             return None

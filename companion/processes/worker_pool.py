@@ -17,6 +17,7 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from companion.checks import check_choice, check_count
 from companion.processes.pool_workers import Outcome, ProcessWorker, Task, ThreadWorker
 from companion.processes.spans import Span
 
@@ -49,12 +50,8 @@ class WorkerPool:
     """
 
     def __init__(self, n: int, *, kind: Literal["process", "thread"] = "process") -> None:
-        if isinstance(n, bool) or not isinstance(n, int):
-            raise TypeError(f"n: expected a number of workers, got {n!r}")
-        if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}")
-        if kind not in _KINDS:
-            raise ValueError(f"kind must be 'process' or 'thread', got {kind!r}")
+        check_count("n", n)
+        check_choice("kind", kind, _KINDS)
         self.kind = kind
         self._tasks: SimpleQueue[tuple[int, Task, Future] | None] = SimpleQueue()
         self._spans: list[Span] = []

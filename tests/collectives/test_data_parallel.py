@@ -232,7 +232,7 @@ def test_starts_by_hand():
 
 
 def test_delays_are_not_negative():
-    with pytest.raises(ValueError, match="alpha_s must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="alpha_s must be a finite number in"):
         delayed(print, alpha_s=-1)
-    with pytest.raises(ValueError, match="beta_s_per_byte must be at least 0, got nan"):
+    with pytest.raises(ValueError, match="beta_s_per_byte must be a finite number in"):
         delayed(print, beta_s_per_byte=float("nan"))

@@ -84,7 +84,7 @@ def test_frames_in_words():
     [
         ([9], ValueError, r"ranks must be in \[2, 8\], got 9"),
         ([4, 1], ValueError, r"ranks must be in \[2, 8\], got 1"),
-        ([2.5], TypeError, "ranks must be an integer"),
+        ([2.5], TypeError, "ranks: expected an integer"),
         ([], ValueError, "at least one number of ranks"),
     ],
 )

@@ -196,13 +196,13 @@ def test_seven_and_a_half_billion_weights_on_64_ranks():
     ("settings", "said"),
     [
         ({"ranks": 0, "stage": 1}, "ranks must be at least 1, got 0"),
-        ({"ranks": 2, "stage": 4}, "stage must be 0, 1, 2 or 3, got 4"),
+        ({"ranks": 2, "stage": 4}, "stage must be in \\[0, 3\\], got 4"),
     ],
 )
 def test_memory_of_nothing_possible(settings, said):
     with pytest.raises(ValueError, match=said):
         zero_memory_bytes(1, **settings)
-    with pytest.raises(ValueError, match="parameters must be at least 0, got -1"):
+    with pytest.raises(ValueError, match=r"parameters must be .* of at least 0, got -1"):
         zero_memory_bytes(-1, ranks=1, stage=0)
 
 
@@ -215,7 +215,7 @@ def test_messages(results):
         assert errors["group"].startswith("RuntimeError: expected all parameter groups when")
         assert errors["load"] == "ValueError: expected groups of [6] parameters, got [1]"
         assert errors["sparse"].startswith("TypeError: expected a dense gradient")
-        assert errors["stage"] == "ValueError: stage must be 1 or 2, got 3"
+        assert errors["stage"] == "ValueError: stage must be in [1, 2], got 3"
         assert errors["none"] == "ValueError: optimizer got an empty parameter list"
         assert errors["ranks"] == (
             "ValueError: expected the same parameters on all ranks, got number 0 (4,) "

@@ -87,9 +87,9 @@ def test_numbers_out_of_range(bad):
 
 @pytest.mark.parametrize("bad", [1.0, True, "1"])
 def test_no_numbers(bad):
-    with pytest.raises(TypeError, match="increments must be an int"):
+    with pytest.raises(TypeError, match="increments: expected an integer"):
         all_interleavings(bad)
-    with pytest.raises(TypeError, match="workers must be an int"):
+    with pytest.raises(TypeError, match="workers: expected an integer"):
         all_interleavings(1, workers=bad)
 
 

@@ -181,11 +181,15 @@ def test_arguments_that_cannot_be_pickled():
     [
         ({"fn": 3}, TypeError, "fn must be a function, got int"),
         ({"world_size": 0}, ValueError, "world_size must be at least 1, got 0"),
-        ({"world_size": 2.0}, TypeError, "world_size must be an int, got float"),
-        ({"world_size": True}, TypeError, "world_size must be an int, got bool"),
-        ({"timeout_s": 0}, ValueError, "timeout_s must be positive and finite, got 0"),
-        ({"timeout_s": math.nan}, ValueError, "timeout_s must be positive and finite, got nan"),
-        ({"timeout_s": "1"}, TypeError, "timeout_s must be a number of seconds, got str"),
+        ({"world_size": 2.0}, TypeError, "world_size: expected an integer, got 2.0"),
+        ({"world_size": True}, TypeError, "world_size: expected an integer, got True"),
+        ({"timeout_s": 0}, ValueError, "timeout_s must be a finite number more than 0, got 0"),
+        (
+            {"timeout_s": math.nan},
+            ValueError,
+            "timeout_s must be .* more than 0, got nan",
+        ),
+        ({"timeout_s": "1"}, TypeError, "timeout_s: expected a number, got '1'"),
         ({"backend": "mpi"}, ValueError, "backend must be one of .*, got 'mpi'"),
     ],
 )

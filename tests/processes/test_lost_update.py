@@ -206,9 +206,9 @@ def test_an_interrupt_leaves_no_thread(monkeypatch):
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
-        ([0, 1, 0, 1, 0], "worker 1 must come 3 times .* came 2 times"),
-        ([0, 1, 0, 1, 0, 1, 1], "worker 1 must come 3 times .* came 4 times"),
-        ([], "worker 0 must come 3 times .* came 0 times"),
+        ([0, 1, 0, 1, 0], "worker 1 to come 3 times .* got 2 times"),
+        ([0, 1, 0, 1, 0, 1, 1], "worker 1 to come 3 times .* got 4 times"),
+        ([], "worker 0 to come 3 times .* got 0 times"),
         ([0, 1, 0, 1, 0, 2], r"schedule\[5\] must be in \[0, 1\], got 2"),
         ([0, -1, 0, 1, 0, 1], r"schedule\[1\] must be in \[0, 1\], got -1"),
     ],
@@ -220,7 +220,10 @@ def test_schedules_that_cannot_be_run(schedule, message, lock):
 
 
 def test_turns_are_whole_numbers():
-    with pytest.raises(TypeError, match=r"schedule\[0\] must be an int, got 0\.0"):
+    with pytest.raises(
+        TypeError,
+        match=r"\(each an integer\) or None, got list with float",
+    ):
         race(1, workers=2, lock=False, schedule=[0.0, 1, 0, 1, 0, 1])
 
 
@@ -228,11 +231,11 @@ def test_turns_are_whole_numbers():
     ("increments", "workers", "error", "message"),
     [
         (0, 2, ValueError, "increments must be at least 1, got 0"),
-        (1.5, 2, TypeError, "increments must be an int, got 1.5"),
-        (True, 2, TypeError, "increments must be an int, got True"),
+        (1.5, 2, TypeError, "increments: expected an integer, got 1.5"),
+        (True, 2, TypeError, "increments: expected an integer, got True"),
         (1, 0, ValueError, r"workers must be in \[1, 64\], got 0"),
         (1, 65, ValueError, r"workers must be in \[1, 64\], got 65"),
-        (1, "2", TypeError, "workers must be an int, got '2'"),
+        (1, "2", TypeError, "workers: expected an integer, got '2'"),
     ],
 )
 def test_numbers_that_make_no_race(increments, workers, error, message):

@@ -275,7 +275,7 @@ def test_numbers_that_are_no_pid(pid):
 
 @pytest.mark.parametrize("pid", [True, "1", 1.0])
 def test_things_that_are_no_number(pid):
-    with pytest.raises(TypeError, match="pid must be an int or None, got "):
+    with pytest.raises(TypeError, match="pid: expected an integer, got "):
         threads(pid)
 
 

@@ -243,7 +243,7 @@ def test_without_one_the_time_is_used_up():
 
 @pytest.mark.parametrize("bad", [-0.1, float("nan")])
 def test_no_time(bad):
-    with pytest.raises(ValueError, match=f"timeout_s must be at least 0, got {bad}"):
+    with pytest.raises(ValueError, match=f"timeout_s must be a finite number in .*, got {bad}"):
         find_deadlock(bad)
 
 

@@ -422,9 +422,9 @@ def test_a_script_without_a_guard_is_told_and_does_not_breed(tmp_path):
     [
         (0, "process", ValueError, "n must be at least 1, got 0"),
         (-2, "thread", ValueError, "n must be at least 1, got -2"),
-        (True, "thread", TypeError, "n: expected a number of workers, got True"),
-        (2.0, "thread", TypeError, "n: expected a number of workers, got 2.0"),
-        (2, "fork", ValueError, "kind must be 'process' or 'thread', got 'fork'"),
+        (True, "thread", TypeError, "n: expected an integer, got True"),
+        (2.0, "thread", TypeError, "n: expected an integer, got 2.0"),
+        (2, "fork", ValueError, "kind must be one of process, thread, got 'fork'"),
     ],
 )
 def test_wrong_arguments_are_named(n, kind, error, message):
