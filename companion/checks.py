@@ -134,7 +134,10 @@ def typed(function: F) -> F:
     def call(*args: Any, **kwargs: Any) -> Any:
         for name, value in signature.bind(*args, **kwargs).arguments.items():
             if name in kinds and not _is(value, kinds[name]):
-                raise TypeError(f"{name}: expected {_words(kinds[name])}, got {_shown(value)}")
+                expected, got = _words(kinds[name]), _shown(value)
+                if isinstance(value, str) and "a sequence" in expected:
+                    got = f"one string: [{value!r}]?"
+                raise TypeError(f"{name}: expected {expected}, got {got}")
         return function(*args, **kwargs)
 
     return typing.cast("F", call)

@@ -178,7 +178,7 @@ def test_typed_lets_pass_what_it_says():
         ({"counts": torch.ones(2)}, "a tensor of integers or None, got Tensor of torch.float32"),
         ({"layer": nn.Conv2d(2, 3, 1)}, "layer: expected nn.Linear or None, got Conv2d"),
         ({"names": 3}, "names: expected a sequence (each a string), got 3"),
-        ({"names": "ab"}, "names: expected a sequence (each a string), got 'ab'"),
+        ({"names": "ab"}, "names: expected a sequence (each a string), got one string: ['ab']?"),
         ({"names": ["a", 1.0, 2]}, "(each a string), got list with str, float, int"),
         ({"names": {"a": 1}}, "(each a string), got dict"),
         ({"delays": {"a": 1.0}}, "(of an integer to a number) or None, got dict"),
