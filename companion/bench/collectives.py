@@ -27,8 +27,8 @@ from companion.collectives import (
     ring_all_reduce,
     shared_memory_all_reduce,
 )
-from companion.collectives.delayed import delayed
-from companion.collectives.standing_ranks import StandingRanks
+from companion.collectives.study.delayed import delayed
+from companion.collectives.study.standing_ranks import StandingRanks
 from companion.measure.workload import Workload
 
 __all__ = ["workloads"]

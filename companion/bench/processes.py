@@ -18,8 +18,8 @@ from torch import distributed
 
 from companion.measure.workload import Workload
 from companion.processes import SharedArray, WorkerPool, launch
-from companion.processes.probes import add_ranks
-from companion.processes.workloads import count_in_python, matmul
+from companion.processes.study.probes import add_ranks
+from companion.processes.study.workloads import count_in_python, matmul
 
 __all__ = ["workloads"]
 

@@ -1,39 +1,40 @@
 """Collectives over point-to-point, and what they cost. Chapter: course/11_collectives.ipynb.
 
 Read ``ring.py`` and ``ring_pipeline.py`` first: the ring as it is drawn, then in segments. What is
-compared before anything moves: ``agreement.py``. The same schedules without processes:
-``simulation.py``. Training: ``data_parallel.py``, ``zero.py``.
+compared before anything moves: ``agreement.py``; what every algorithm stands on: ``wire``. The same
+schedules without processes: ``cost``. Training: ``data_parallel.py``, ``zero.py``, over
+``backward``. What mainly the chapter calls: ``study``.
 """
 
 from companion.collectives.agreement import CollectiveMismatch
-from companion.collectives.bandwidth import algorithm_bandwidth, bus_bandwidth
-from companion.collectives.buckets import assign_buckets
-from companion.collectives.cost import collective_cost, crossover_bytes, fastest
-from companion.collectives.cost_model import Coefficients, cost_coefficients
+from companion.collectives.backward.buckets import assign_buckets
+from companion.collectives.cost.bandwidth import algorithm_bandwidth, bus_bandwidth
+from companion.collectives.cost.closed_forms import collective_cost, crossover_bytes, fastest
+from companion.collectives.cost.coefficients import Coefficients, cost_coefficients
+from companion.collectives.cost.fitting import fit_alpha_beta
+from companion.collectives.cost.simulation import Trace, simulate
+from companion.collectives.cost.topology import Link, Topology
+from companion.collectives.cost.zero_memory import zero_memory_bytes
 from companion.collectives.data_parallel import DataParallel
-from companion.collectives.fitting import fit_alpha_beta
 from companion.collectives.halving_doubling import halving_doubling_all_reduce
 from companion.collectives.hierarchical import hierarchical_all_reduce
-from companion.collectives.host_network import Host, simulated_hosts
-from companion.collectives.host_runs import HostFailed, run_on_hosts
-from companion.collectives.overlap import (
+from companion.collectives.namespaces.network import Host, simulated_hosts
+from companion.collectives.namespaces.runs import HostFailed, run_on_hosts
+from companion.collectives.parameter_server import parameter_server_all_reduce
+from companion.collectives.ring import ring_all_reduce
+from companion.collectives.ring_halves import ring_all_gather, ring_reduce_scatter
+from companion.collectives.shared_memory import shared_memory_all_reduce
+from companion.collectives.study.overlap import (
     OverlapMeasurement,
     OverlapTime,
     measure_overlap,
     overlap_time,
 )
-from companion.collectives.parameter_server import parameter_server_all_reduce
-from companion.collectives.peers import PeerLost
-from companion.collectives.ring import ring_all_reduce
-from companion.collectives.ring_halves import ring_all_gather, ring_reduce_scatter
-from companion.collectives.ring_states import holds_invariant, ring_steps
-from companion.collectives.seven_billion import all_reduce_at_scale
-from companion.collectives.shared_memory import shared_memory_all_reduce
-from companion.collectives.simulation import Trace, simulate
-from companion.collectives.topology import Link, Topology
+from companion.collectives.study.ring_states import holds_invariant, ring_steps
+from companion.collectives.study.seven_billion import all_reduce_at_scale
 from companion.collectives.tree import tree_all_reduce
+from companion.collectives.wire.peers import PeerLost
 from companion.collectives.zero import ZeroMemory, ZeroOptimizer
-from companion.collectives.zero_memory import zero_memory_bytes
 
 __all__ = [
     "Coefficients",

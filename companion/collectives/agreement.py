@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from companion.collectives.calls import calls_of
-from companion.collectives.peers import Peers
+from companion.collectives.wire.calls import calls_of
+from companion.collectives.wire.peers import Peers
 
 __all__ = ["HEADER_BYTES", "CollectiveMismatch", "Header", "agree", "agree_or_refuse"]
 

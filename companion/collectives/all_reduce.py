@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from companion.collectives.agreement import Header, agree_or_refuse
-from companion.collectives.calls import Handle, calls_of
-from companion.collectives.peers import Peers
-from companion.collectives.reduction import Op
+from companion.collectives.wire.calls import Handle, calls_of
+from companion.collectives.wire.peers import Peers
+from companion.collectives.wire.reduction import Op
 
 __all__ = ["Algorithm", "all_reduce_with", "check_reducible", "flat_copy", "is_plain"]
 

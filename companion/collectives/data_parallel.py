@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from companion.checks import typed
-from companion.collectives.buckets import assign_buckets
-from companion.collectives.during_backward import BucketSpan, DuringBackward
-from companion.collectives.flat_parameters import (
+from companion.collectives.backward.buckets import assign_buckets
+from companion.collectives.backward.during_backward import BucketSpan, DuringBackward
+from companion.collectives.backward.flat_parameters import (
     broadcast_tensors,
     check_same_parameters,
     dense_gradient,

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from companion.collectives.all_reduce import all_reduce_with
-from companion.collectives.peers import Peers
-from companion.collectives.reduction import Op
+from companion.collectives.wire.peers import Peers
+from companion.collectives.wire.reduction import Op
 
 __all__ = ["halving_doubling_all_reduce"]
 

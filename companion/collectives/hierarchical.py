@@ -18,14 +18,14 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from companion.collectives.all_reduce import all_reduce_with
-from companion.collectives.peers import Peers
-from companion.collectives.reduction import Op
 from companion.collectives.ring import CHUNK_BYTES
 from companion.collectives.ring_pipeline import (
     pipelined_all_gather_,
     pipelined_reduce_scatter_,
     pipelined_ring_,
 )
+from companion.collectives.wire.peers import Peers
+from companion.collectives.wire.reduction import Op
 
 __all__ = ["hierarchical_all_reduce"]
 

@@ -3,7 +3,7 @@
     python -m companion.collectives.hosts --hosts 2 --ranks-per-host 2 --rate-mbit 200 \
         -- -m companion.collectives.check
 
-What follows -- is what torchrun gets. It needs what ``host_network`` needs: Linux and root.
+What follows -- is what torchrun gets. It needs what ``namespaces`` need: Linux and root.
 
 Chapter: course/11_collectives.ipynb.
 """
@@ -13,8 +13,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from companion.collectives.host_network import simulated_hosts, why_not
-from companion.collectives.host_runs import HostFailed, run_on_hosts
+from companion.collectives.namespaces.network import simulated_hosts, why_not
+from companion.collectives.namespaces.runs import HostFailed, run_on_hosts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

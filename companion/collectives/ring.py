@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from companion.collectives.all_reduce import all_reduce_with
-from companion.collectives.calls import Handle
 from companion.collectives.ring_pipeline import pipelined_ring_
+from companion.collectives.wire.calls import Handle
 
 __all__ = ["CHUNK_BYTES", "ring_all_reduce"]
 

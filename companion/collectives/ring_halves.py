@@ -16,9 +16,9 @@ from torch.distributed import ProcessGroup
 
 from companion.collectives.agreement import Header, agree_or_refuse
 from companion.collectives.all_reduce import check_reducible, flat_copy
-from companion.collectives.calls import calls_of
-from companion.collectives.peers import Peers
-from companion.collectives.reduction import Op
+from companion.collectives.wire.calls import calls_of
+from companion.collectives.wire.peers import Peers
+from companion.collectives.wire.reduction import Op
 
 __all__ = ["all_gather_", "reduce_scatter_", "ring_all_gather", "ring_reduce_scatter"]
 

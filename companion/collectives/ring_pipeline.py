@@ -16,9 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from companion.collectives.chunks import segments
-from companion.collectives.peers import Peers
-from companion.collectives.reduction import Op
+from companion.collectives.wire.chunks import segments
+from companion.collectives.wire.peers import Peers
+from companion.collectives.wire.reduction import Op
 
 __all__ = ["pipelined_all_gather_", "pipelined_reduce_scatter_", "pipelined_ring_"]
 

@@ -20,10 +20,10 @@ from torch.distributed import ProcessGroup
 
 from companion.collectives.agreement import CollectiveMismatch, Header, agree_or_refuse
 from companion.collectives.all_reduce import check_reducible, flat_copy, is_plain
-from companion.collectives.calls import calls_of
-from companion.collectives.peers import Peers
-from companion.collectives.reduction import _COMBINE, Op
-from companion.collectives.shared_workspace import (
+from companion.collectives.wire.calls import calls_of
+from companion.collectives.wire.peers import Peers
+from companion.collectives.wire.reduction import _COMBINE, Op
+from companion.collectives.wire.shared_workspace import (
     SLOT_BYTES,
     Workspace,
     make_workspace,

@@ -26,13 +26,13 @@ from tqdm import tqdm
 from companion.collectives.halving_doubling import halving_doubling_all_reduce
 from companion.collectives.hierarchical import hierarchical_all_reduce
 from companion.collectives.parameter_server import parameter_server_all_reduce
-from companion.collectives.peers import PeerLost
+from companion.collectives.recipe.group import check_same_settings, training_group
+from companion.collectives.recipe.step import OPTIMIZERS, GatheredState, TrainingStep
+from companion.collectives.recipe.tasks import MODELS, DigitsTask, Task, TextTask, make_model
 from companion.collectives.ring import ring_all_reduce
 from companion.collectives.shared_memory import shared_memory_all_reduce
-from companion.collectives.train_group import check_same_settings, training_group
-from companion.collectives.train_step import OPTIMIZERS, GatheredState, TrainingStep
-from companion.collectives.train_tasks import MODELS, DigitsTask, Task, TextTask, make_model
 from companion.collectives.tree import tree_all_reduce
+from companion.collectives.wire.peers import PeerLost
 from companion.training import fit
 from companion.training.arguments import at_least, between, recipe_arguments
 from companion.training.checkpoints import read_checkpoint

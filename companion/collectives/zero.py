@@ -20,13 +20,13 @@ from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 
 from companion.checks import check_count, typed
-from companion.collectives.buckets import assign_buckets
-from companion.collectives.during_backward import DuringBackward
-from companion.collectives.elementwise import check_elementwise
-from companion.collectives.flat_parameters import broadcast_tensors, check_same_parameters
+from companion.collectives.backward.buckets import assign_buckets
+from companion.collectives.backward.during_backward import DuringBackward
+from companion.collectives.backward.elementwise import check_elementwise
+from companion.collectives.backward.flat_parameters import broadcast_tensors, check_same_parameters
+from companion.collectives.backward.sharded_bucket import ShardedBucket
+from companion.collectives.backward.zero_state import gathered_state, local_state
 from companion.collectives.ring import ring_all_reduce
-from companion.collectives.sharded_bucket import ShardedBucket
-from companion.collectives.zero_state import gathered_state, local_state
 
 __all__ = ["ZeroMemory", "ZeroOptimizer"]
 

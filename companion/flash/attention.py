@@ -15,14 +15,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from companion.flash.arguments import (
+from companion.flash.backend import chosen_backend
+from companion.flash.checks import (
     autocasted,
     check_attention,
     check_flag,
     check_width,
     checked_scale,
 )
-from companion.flash.backend import chosen_backend
 from companion.flash.masks import Window, resolve_window
 from companion.flash.naive import naive_forward
 from companion.flash.operators import attention_operator
@@ -140,7 +140,7 @@ def _backward(
 def _passes(backend: str) -> tuple[Callable, Callable]:
     if backend == "triton":
         # Imported here: most machines that read this chapter have no use for Triton.
-        from companion.flash.triton_attention import triton_backward, triton_forward
+        from companion.flash.triton.launch import triton_backward, triton_forward
 
         return triton_forward, triton_backward
     return tiled_forward, tiled_backward

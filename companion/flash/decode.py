@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from companion.checks import check_count
-from companion.flash.arguments import (
+from companion.flash.backend import chosen_backend
+from companion.flash.checks import (
     autocasted,
     check_attention,
     check_flag,
@@ -25,9 +26,8 @@ from companion.flash.arguments import (
     checked_scale,
     wide_dtype,
 )
-from companion.flash.backend import chosen_backend
 from companion.flash.merging import merge_partials
-from companion.flash.tuning import decode_splits
+from companion.flash.triton.tuning import decode_splits
 
 __all__ = ["flash_decode"]
 
@@ -57,7 +57,7 @@ def flash_decode(
             all. Checked on the CPU; on a GPU clamped, since a check would wait for the device.
         splits: P, in how many parts the keys are cut. The result depends on it only in its
             rounding. None: on a GPU enough to occupy every multiprocessor (see
-            `companion.flash.tuning.decode_splits`), elsewhere one part for every 2048 keys.
+            `companion.flash.triton.tuning.decode_splits`), elsewhere one part for every 2048 keys.
         scale: Multiplies the scores; 1/√D unless told.
         return_lse: Return the log-sum-exp too, shaped as q without D.
 
@@ -129,7 +129,7 @@ def _decode_op(
         lengths = checked_lengths(lengths, k_cache.shape[2]).to(q.device)
     with torch.autocast(q.device.type, enabled=False):
         if backend == "triton":
-            from companion.flash.triton_attention import triton_decode
+            from companion.flash.triton.launch import triton_decode
 
             partials = triton_decode(q, k_cache, v_cache, lengths, splits=splits, scale=scale)
         else:

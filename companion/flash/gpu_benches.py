@@ -16,9 +16,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from companion.flash.attention import flash_attention
-from companion.flash.cost import attention_flops
 from companion.flash.decode import flash_decode
 from companion.flash.naive import naive_attention
+from companion.flash.study.cost import attention_flops
 
 __all__ = ["attention_records", "ceilings", "decode_records", "interleaved_ms"]
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from companion.flash.arguments import wide_dtype
+from companion.flash.checks import wide_dtype
 
 __all__ = ["merge_partials"]
 

@@ -5,7 +5,7 @@ import math
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from companion.flash.arguments import check_attention, check_flag, checked_scale, wide_dtype
+from companion.flash.checks import check_attention, check_flag, checked_scale, wide_dtype
 from companion.flash.masks import Window, resolve_window, visible_TS
 
 __all__ = ["naive_attention", "naive_forward"]

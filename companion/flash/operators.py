@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.library import custom_op
 
-from companion.flash.arguments import wide_dtype
+from companion.flash.checks import wide_dtype
 
 __all__ = ["attention_function", "attention_operator"]
 

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from companion.flash.arguments import wide_dtype
+from companion.flash.checks import wide_dtype
 from companion.flash.masks import Window
 from companion.flash.tiled_layout import Tiling, fold_heads, pieces, tiling
 

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from companion.checks import check_count
-from companion.flash.arguments import autocasted, check_attention, check_flag, checked_scale
+from companion.flash.checks import autocasted, check_attention, check_flag, checked_scale
 from companion.flash.masks import Window, resolve_window
 from companion.flash.operators import attention_function
 from companion.flash.tiled import tiled_backward, tiled_forward

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from companion.flash.arguments import (
+from companion.flash.backend import chosen_backend
+from companion.flash.checks import (
     autocasted,
     check_attention,
     check_flag,
@@ -25,7 +26,6 @@ from companion.flash.arguments import (
     checked_scale,
     wide_dtype,
 )
-from companion.flash.backend import chosen_backend
 from companion.flash.masks import Window, resolve_window
 from companion.flash.naive import naive_forward
 from companion.flash.operators import attention_operator
@@ -139,7 +139,7 @@ def _forward(
     settings = {"window": Window(left, right), "scale": scale}
     with torch.autocast(q.device.type, enabled=False):
         if backend == "triton":
-            from companion.flash.triton_attention import triton_varlen_forward
+            from companion.flash.triton.launch import triton_varlen_forward
 
             offsets = _triton_offsets(q, k, q_offsets, k_offsets)
             return triton_varlen_forward(q, k, v, **offsets, **settings)
@@ -180,7 +180,7 @@ def _backward(
     tensors = (grad_out, grad_lse, q, k, v, out, lse)
     with torch.autocast(q.device.type, enabled=False):
         if backend == "triton":
-            from companion.flash.triton_attention import triton_varlen_backward
+            from companion.flash.triton.launch import triton_varlen_backward
 
             offsets = _triton_offsets(q, k, q_offsets, k_offsets)
             return triton_varlen_backward(*tensors, **offsets, **settings)

@@ -16,9 +16,9 @@ from companion.checks import typed
 from companion.lora.convolution import LoRAConv2d, is_conv2d
 from companion.lora.dora import DoRALinear
 from companion.lora.embedding import LoRAEmbedding, is_embedding
-from companion.lora.initialisation import init_pissa_
 from companion.lora.layer import LoRALayer, Variant
 from companion.lora.linear import LoRALinear, is_linear
+from companion.lora.pissa import init_pissa_
 
 __all__ = ["add_lora", "lora_layers", "lora_parameters", "remove_lora_", "unchanged_on_error"]
 

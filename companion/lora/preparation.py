@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from companion.lora.four_bit.quantized import quantize_base_
 from companion.lora.linear import is_linear
-from companion.lora.quantized import quantize_base_
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

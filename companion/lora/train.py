@@ -31,10 +31,10 @@ from companion.language.pretrained import (
     split,
 )
 from companion.language.records import Example, predicted_tokens
-from companion.lora.files import save_lora
 from companion.lora.injection import add_lora, lora_layers, lora_parameters
 from companion.lora.layer import Variant
-from companion.lora.learning_rates import lora_plus_groups
+from companion.lora.lora_plus import lora_plus_groups
+from companion.lora.peft_files.folder import save_lora
 from companion.lora.preparation import default_targets, quantize_linear_layers_
 from companion.training import fit
 from companion.training.arguments import at_least, between, recipe_arguments

@@ -1,27 +1,27 @@
 """Threads, processes and ranks. Chapter: course/10_processes.ipynb.
 
-Read ``launching.py`` first, then ``rank_process.py`` and ``rank_watch.py``: how a rank starts, and
-how every failure reaches the caller. A race and a deadlock on a written schedule:
-``lost_update.py``, ``traced_lock.py``.
+Read ``launching.py`` first, then ``ranks/process.py`` and ``ranks/watch.py``: how a rank starts,
+and how every failure reaches the caller. A race and a deadlock on a written schedule:
+``lost_update.py``, ``traced_lock.py``. What mainly the chapter calls: ``study``.
 """
 
 from companion.processes.amdahls_law import amdahl, fit_parallel_fraction
 from companion.processes.creation import CreationCost, measure_creation
-from companion.processes.failures import LaunchTimeout, RankFailed
-from companion.processes.frozen_fork import ForkOutcome, fork_after_threads
-from companion.processes.gil_spans import GilSpan, gil_timeline
-from companion.processes.handover import handover_s
-from companion.processes.interleavings import all_interleavings
 from companion.processes.interpreter_lock import FreeThreading, free_threading
 from companion.processes.launching import launch
-from companion.processes.life_stages import Stage, thread_life
-from companion.processes.lock_pair import two_locks
 from companion.processes.lost_update import Interleaving, RaceResult, Step, race
-from companion.processes.page_copies import CopyRow, copy_on_write
-from companion.processes.pool_errors import TaskTimeout, WorkerDied
+from companion.processes.pool.errors import TaskTimeout, WorkerDied
 from companion.processes.pss import MemoryUse, memory_pss
+from companion.processes.ranks.failures import LaunchTimeout, RankFailed
 from companion.processes.shared_array import SharedArray
 from companion.processes.spans import Span
+from companion.processes.study.frozen_fork import ForkOutcome, fork_after_threads
+from companion.processes.study.gil_spans import GilSpan, gil_timeline
+from companion.processes.study.handover import handover_s
+from companion.processes.study.interleavings import all_interleavings
+from companion.processes.study.life_stages import Stage, thread_life
+from companion.processes.study.lock_pair import two_locks
+from companion.processes.study.page_copies import CopyRow, copy_on_write
 from companion.processes.switching import SwitchCost, measure_switch
 from companion.processes.thread_list import ThreadInfo, threads
 from companion.processes.throughput import SpeedupRow, SpeedupTable, speedup

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from companion.checks import check_choice, check_count
-from companion.processes.alone import run_alone
+from companion.processes.alone.run import run_alone
 
 __all__ = ["CreationCost", "WorkerKind", "measure_creation"]
 
@@ -56,5 +56,5 @@ def measure_creation(kind: WorkerKind, n: int) -> CreationCost:
     kinds = [known for known in get_args(WorkerKind) if known in here]
     check_choice("kind", kind, kinds)
     check_count("n", n)
-    seconds = run_alone("alone_creation", kind, n, timeout_s=60 + n)
+    seconds = run_alone("creation", kind, n, timeout_s=60 + n)
     return CreationCost(kind, n, statistics.median(seconds), min(seconds))

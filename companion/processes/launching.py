@@ -15,12 +15,12 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 from companion.checks import check_choice, check_count, check_number
-from companion.processes.blame import rank_failed, timed_out
-from companion.processes.by_value import Call
-from companion.processes.failures import LaunchTimeout, RankFailed
-from companion.processes.interrupts import interrupts_held, interrupts_masked
-from companion.processes.rank_process import Place, run_rank
-from companion.processes.rank_watch import Rank, ask_for_stacks, receive
+from companion.processes.ranks.blame import rank_failed, timed_out
+from companion.processes.ranks.by_value import Call
+from companion.processes.ranks.failures import LaunchTimeout, RankFailed
+from companion.processes.ranks.interrupts import interrupts_held, interrupts_masked
+from companion.processes.ranks.process import Place, run_rank
+from companion.processes.ranks.watch import Rank, ask_for_stacks, receive
 
 __all__ = ["LaunchTimeout", "RankFailed", "launch"]
 

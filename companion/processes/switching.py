@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from companion.checks import check_choice, check_count
-from companion.processes.alone import run_alone
+from companion.processes.alone.run import run_alone
 
 __all__ = ["SwitchCost", "measure_switch"]
 
@@ -51,5 +51,5 @@ def measure_switch(n: int, *, kind: Literal["thread", "process"] = "thread") -> 
     kinds = ["thread", "process"] if hasattr(os, "fork") else ["thread"]
     check_choice("kind", kind, kinds)
     check_count("n", n)
-    seconds = run_alone("alone_switch", kind, n, timeout_s=60 + n / 1000)
+    seconds = run_alone("switch", kind, n, timeout_s=60 + n / 1000)
     return SwitchCost(kind, n, statistics.median(seconds), min(seconds))

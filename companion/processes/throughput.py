@@ -11,7 +11,7 @@ from typing import Literal
 
 from companion.checks import check_choice, check_count, typed
 from companion.processes.amdahls_law import fit_parallel_fraction
-from companion.processes.crew import Crew
+from companion.processes.pool.crew import Crew
 
 __all__ = ["SpeedupRow", "SpeedupTable", "speedup"]
 
@@ -93,7 +93,7 @@ def speedup(
 
     Example:
         >>> from functools import partial
-        >>> from companion.processes.workloads import wait
+        >>> from companion.processes.study.workloads import wait
         >>> waiting = speedup(partial(wait, 0.05), workers=(1, 4))
         >>> [row.workers for row in waiting], waiting.rows[1].speedup > 2
         ([1, 4], True)

@@ -76,7 +76,7 @@ class WaitGraph:
     def draw(self) -> "Figure":
         """Draw the ring as boxes and arrows."""
         # Ranks import this package too and draw nothing: matplotlib costs them half a second.
-        from companion.processes.wait_graph_figure import draw_wait_graph
+        from companion.processes.study.wait_graph_figure import draw_wait_graph
 
         return draw_wait_graph(self)
 

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from companion.checks import check_choice, check_count
-from companion.processes.pool_workers import Outcome, ProcessWorker, Task, ThreadWorker
+from companion.processes.pool.workers import Outcome, ProcessWorker, Task, ThreadWorker
 from companion.processes.spans import Span
 
 __all__ = ["WorkerPool"]

@@ -8,9 +8,9 @@ from torch import nn
 
 from companion.adapters import MemoryReport, training_memory
 from companion.adapters.memory import NF4_BITS
+from companion.lora.four_bit.nf4 import nf4_quantize
+from companion.lora.four_bit.quantized import QuantizedLinear
 from companion.lora.linear import LoRALinear
-from companion.lora.nf4 import nf4_quantize
-from companion.lora.quantized import QuantizedLinear
 
 GB = 1e9
 CARD = 80 * GB

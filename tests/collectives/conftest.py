@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from torch import distributed
 
-from companion.collectives.standing_ranks import OrderFailed, StandingRanks
+from companion.collectives.study.standing_ranks import OrderFailed, StandingRanks
 
 # The server imports and does nothing else, so its forks have no thread of PyTorch to miss. The
 # optimizers import the second when the first one is made.

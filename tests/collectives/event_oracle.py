@@ -1,7 +1,7 @@
 """A second simulator, to check the first: ranks as coroutines and a heap of events.
 
-It shares nothing with `companion.collectives.simulation`: each rank has a program of its own, a
-message starts when both ends have posted it, and a rank goes on when all it posted is over.
+It shares nothing with `companion.collectives.cost.simulation`: each rank has a program of its own,
+a message starts when both ends have posted it, and a rank goes on when all it posted is over.
 """
 
 import heapq

@@ -9,7 +9,7 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
-from companion.collectives.reduction import Op
+from companion.collectives.wire.reduction import Op
 from tests.collectives.ranks_p2p_group import ALL
 
 TIMEOUT_S = 250

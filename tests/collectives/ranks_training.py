@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from companion.collectives.data_parallel import DataParallel
-from companion.collectives.delayed import delayed
-from companion.collectives.overlap import measure_overlap
 from companion.collectives.ring import ring_all_reduce
+from companion.collectives.study.delayed import delayed
+from companion.collectives.study.overlap import measure_overlap
 from companion.collectives.tree import tree_all_reduce
 
 LOST_AFTER_S = 4

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from companion.collectives.agreement import HEADER_BYTES, Header
-from companion.collectives.calls import calls_of
-from companion.collectives.chunks import segments
-from companion.collectives.reduction import Op
+from companion.collectives.wire.calls import calls_of
+from companion.collectives.wire.chunks import segments
+from companion.collectives.wire.reduction import Op
 
 
 @pytest.mark.parametrize(

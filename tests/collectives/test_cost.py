@@ -7,8 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from companion.collectives.cost import CANDIDATES, collective_cost, crossover_bytes, fastest
-from companion.collectives.cost_model import ALGORITHMS, cost_coefficients, torus_rows
+from companion.collectives.cost.closed_forms import (
+    CANDIDATES,
+    collective_cost,
+    crossover_bytes,
+    fastest,
+)
+from companion.collectives.cost.coefficients import ALGORITHMS, cost_coefficients, torus_rows
 
 ALL_REDUCES = [a for a in ALGORITHMS if a not in ("ring_reduce_scatter", "ring_all_gather")]
 NETWORK = {"alpha_s": 10e-6, "beta_s_per_byte": 1e-9}

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from companion.collectives.buckets import assign_buckets
-from companion.collectives.delayed import delayed
-from companion.collectives.flat_parameters import starts_of
+from companion.collectives.backward.buckets import assign_buckets
+from companion.collectives.backward.flat_parameters import starts_of
+from companion.collectives.study.delayed import delayed
 from tests.collectives import ranks_training as ranks
 from tests.measurements import measured_again
 

@@ -8,24 +8,24 @@ import numpy as np
 import pytest
 from matplotlib.patches import FancyArrowPatch
 
-from companion.collectives.algorithm_map import NETWORKS, AlgorithmMap, size_text
-from companion.collectives.cost import CANDIDATES, crossover_bytes, fastest
-from companion.collectives.figures import (
+from companion.collectives.cost.closed_forms import CANDIDATES, crossover_bytes, fastest
+from companion.collectives.cost.simulation import simulate
+from companion.collectives.cost.topology import Link, Topology
+from companion.collectives.study.algorithm_map import NETWORKS, AlgorithmMap, size_text
+from companion.collectives.study.figures import (
     draw_all_reduce,
     draw_at_scale,
     draw_time_against_size,
     draw_timeline,
     draw_trace,
 )
-from companion.collectives.ring_frames import RingFrames
-from companion.collectives.seven_billion import (
+from companion.collectives.study.ring_frames import RingFrames
+from companion.collectives.study.seven_billion import (
     BUCKET_BYTES,
     GPU_HOSTS,
     GRADIENT_BYTES,
     all_reduce_at_scale,
 )
-from companion.collectives.simulation import simulate
-from companion.collectives.topology import Link, Topology
 
 FLAT = Topology(between=Link(10e-6, 1e-9))
 

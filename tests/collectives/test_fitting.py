@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from companion.collectives.cost import collective_cost
-from companion.collectives.cost_model import ALGORITHMS
-from companion.collectives.fitting import fit_alpha_beta
+from companion.collectives.cost.closed_forms import collective_cost
+from companion.collectives.cost.coefficients import ALGORITHMS
+from companion.collectives.cost.fitting import fit_alpha_beta
 from tests.collectives.ranks_fitting import times_of_rank
 from tests.measurements import measured_again
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from companion.collectives.host_network import Host, simulated_hosts, why_not
-from companion.collectives.host_runs import HostFailed, run_on_hosts
 from companion.collectives.hosts import main
+from companion.collectives.namespaces.network import Host, simulated_hosts, why_not
+from companion.collectives.namespaces.runs import HostFailed, run_on_hosts
 
 needs_hosts = pytest.mark.skipif(bool(why_not()), reason=f"no simulated hosts: {why_not()}")
 RANKS = str(Path(__file__).with_name("ranks_hosts.py"))
@@ -168,7 +168,7 @@ def test_nothing_is_left_after_the_block_nor_after_an_error():
 def test_what_a_killed_process_left_is_removed_by_the_next():
     code = (
         "import subprocess, time\n"
-        "from companion.collectives.host_network import simulated_hosts\n"
+        "from companion.collectives.namespaces.network import simulated_hosts\n"
         "with simulated_hosts(1, rate_mbit=8) as [host]:\n"
         "    sleeper = subprocess.Popen(host.command('sleep', '600'), stdout=-3)\n"
         "    while not host.pids():\n"
@@ -196,7 +196,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next():
 def test_hosts_of_a_living_process_are_left_alone():
     with simulated_hosts(1, rate_mbit=8) as [host]:
         code = (
-            "from companion.collectives.host_network import simulated_hosts\n"
+            "from companion.collectives.namespaces.network import simulated_hosts\n"
             "with simulated_hosts(1, rate_mbit=8) as [host]:\n"
             "    print(host.namespace)\n"
         )
@@ -264,7 +264,7 @@ def test_without_the_capabilities_it_says_so(monkeypatch, tmp_path):
     for tool in ("ip", "tc"):
         (tmp_path / tool).touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("companion.collectives.host_network._effective", lambda: 1 << 12)
+    monkeypatch.setattr("companion.collectives.namespaces.network._effective", lambda: 1 << 12)
     assert why_not.__wrapped__() == "it needs root, or CAP_SYS_ADMIN"
 
 

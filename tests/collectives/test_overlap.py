@@ -5,9 +5,9 @@ import itertools
 import pytest
 from matplotlib import pyplot as plt
 
-from companion.collectives.during_backward import BucketSpan
-from companion.collectives.overlap import OverlapMeasurement, overlap_time
-from companion.collectives.overlap_figure import draw_overlap, overlap_rows
+from companion.collectives.backward.during_backward import BucketSpan
+from companion.collectives.study.overlap import OverlapMeasurement, overlap_time
+from companion.collectives.study.overlap_figure import draw_overlap, overlap_rows
 
 
 def test_time_is_the_longest_of_all_ways_to_the_end():

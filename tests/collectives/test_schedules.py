@@ -2,9 +2,9 @@
 
 import pytest
 
-from companion.collectives.cost_model import ALGORITHMS, cost_coefficients
-from companion.collectives.ring_states import Move, RingState, holds_invariant, ring_steps
-from companion.collectives.schedules import schedule
+from companion.collectives.cost.coefficients import ALGORITHMS, cost_coefficients
+from companion.collectives.cost.schedules import schedule
+from companion.collectives.study.ring_states import Move, RingState, holds_invariant, ring_steps
 
 RANKS = [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 16, 23]
 WHOLE = ["tree", "parameter_server", "recursive_doubling"]

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from companion.collectives.cost import collective_cost
-from companion.collectives.cost_model import ALGORITHMS
-from companion.collectives.schedules import schedule
-from companion.collectives.simulation import simulate
-from companion.collectives.topology import Link, Topology
+from companion.collectives.cost.closed_forms import collective_cost
+from companion.collectives.cost.coefficients import ALGORITHMS
+from companion.collectives.cost.schedules import schedule
+from companion.collectives.cost.simulation import simulate
+from companion.collectives.cost.topology import Link, Topology
 from tests.collectives.event_oracle import finish_times
 
 NEAR, FAR = Link(1e-6, 0.1e-9), Link(10e-6, 1e-9)

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from companion.collectives.small_transformer import SmallTransformer
+from companion.collectives.recipe.small_transformer import SmallTransformer
+from companion.collectives.recipe.tasks import TextTask, make_model
 from companion.collectives.train import ALGORITHMS, main
-from companion.collectives.train_tasks import TextTask, make_model
 from companion.data import digits, reference_text
 from companion.training.checkpoints import read_checkpoint
 from tests.collectives import ranks_train as ranks

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from companion.collectives.elementwise import check_elementwise
-from companion.collectives.zero_memory import zero_memory_bytes
+from companion.collectives.backward.elementwise import check_elementwise
+from companion.collectives.cost.zero_memory import zero_memory_bytes
 from tests.collectives import ranks_zero as ranks
 
 RANKS = 3

@@ -19,9 +19,9 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
-from companion.flash import triton_attention
 from companion.flash.masks import Window
-from companion.flash.tuning import generation_of
+from companion.flash.triton import launch as triton_attention
+from companion.flash.triton.tuning import generation_of
 
 
 def compiled_kernels(

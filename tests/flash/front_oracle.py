@@ -71,7 +71,7 @@ def assert_precise(got, tensors, *, scale=None, **mask):
 def triton_runs_on_cpu():
     """Whether the kernels of this process are interpreted."""
     try:
-        from companion.flash.triton_attention import is_interpreted
+        from companion.flash.triton.launch import is_interpreted
     except ImportError:
         return False
     return is_interpreted()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from companion.flash.cost import TileSizes, attention_flops, hbm_bytes, tile_sizes
+from companion.flash.study.cost import TileSizes, attention_flops, hbm_bytes, tile_sizes
 
 
 def test_tiles_by_hand():

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from companion.flash.cost import ALGORITHMS, hbm_bytes
-from companion.flash.counted import Memory, counted_attention
 from companion.flash.naive import naive_attention
+from companion.flash.study.cost import ALGORITHMS, hbm_bytes
+from companion.flash.study.counted import Memory, counted_attention
 
 # Length, width, numbers in the fast memory: ragged tiles, tiles of one row, one tile that holds all
 SIZES = [(64, 16, 512), (37, 5, 220), (11, 3, 12), (23, 7, 10_000), (1, 1, 4), (50, 16, 65)]

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from companion.flash.figures import (
+from companion.flash.masks import Window, key_range, resolve_window
+from companion.flash.study.figures import (
     FULL,
     MASKED,
     SKIPPED,
@@ -21,8 +22,7 @@ from companion.flash.figures import (
     draw_time_against_bytes,
     tile_kinds,
 )
-from companion.flash.masks import Window, key_range, resolve_window
-from companion.flash.row_by_tiles import RowByTiles
+from companion.flash.study.row_by_tiles import RowByTiles
 from companion.measure.roofline import Ceilings
 
 

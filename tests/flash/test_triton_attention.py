@@ -9,9 +9,10 @@ from tests.flash.triton_cases import Problem, assert_right, strided
 
 pytest.importorskip("triton")
 
-from companion.flash import triton_attention, tuning
 from companion.flash.masks import Window
-from companion.flash.triton_attention import triton_backward, triton_forward
+from companion.flash.triton import launch as triton_attention
+from companion.flash.triton import tuning
+from companion.flash.triton.launch import triton_backward, triton_forward
 
 INTERPRETED = pytest.mark.skipif(
     not triton_attention.is_interpreted(), reason="the kernels are compiled for a GPU here"

@@ -10,8 +10,8 @@ from typing import get_args
 
 import pytest
 
-from companion.flash import tuning
-from companion.flash.tuning import decode_splits, generation_of, tile_for
+from companion.flash.triton import tuning
+from companion.flash.triton.tuning import decode_splits, generation_of, tile_for
 
 PASSES = get_args(tuning.Pass)
 

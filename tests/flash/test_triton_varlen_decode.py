@@ -9,8 +9,8 @@ from tests.flash.triton_cases import Problem, assert_right, strided
 
 pytest.importorskip("triton")
 
-from companion.flash import triton_attention
-from companion.flash.triton_attention import (
+from companion.flash.triton import launch as triton_attention
+from companion.flash.triton.launch import (
     triton_decode,
     triton_varlen_backward,
     triton_varlen_forward,

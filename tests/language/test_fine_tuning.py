@@ -8,8 +8,8 @@ from torch.testing import assert_close
 
 from companion.language.fine_tuning import FineTuning
 from companion.language.records import Example, collate
-from companion.lora.files import save_lora
 from companion.lora.injection import add_lora, lora_layers, lora_parameters
+from companion.lora.peft_files.folder import save_lora
 from tests.language.tiny_language_model import llama
 
 # PEFT asks transformers for a name that transformers has renamed.

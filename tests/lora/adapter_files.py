@@ -15,7 +15,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from companion.lora import add_lora, lora_parameters
-from companion.lora.files import load_lora
+from companion.lora.peft_files.folder import load_lora
 from tests.language.tiny_language_model import llama
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

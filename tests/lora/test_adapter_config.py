@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from companion.lora import add_lora, lora_layers, lora_parameters
-from companion.lora.files import load_lora, save_lora
 from companion.lora.linear import LoRALinear
+from companion.lora.peft_files.folder import load_lora, save_lora
 from tests.lora.adapter_files import (
     ATTENTION,
     CONFIG,

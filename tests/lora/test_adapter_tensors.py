@@ -3,7 +3,7 @@
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from companion.lora.files import save_lora
+from companion.lora.peft_files.folder import save_lora
 from tests.lora.adapter_files import WEIGHTS, of_peft, ours
 
 

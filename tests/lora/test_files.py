@@ -13,9 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 from companion.collectives import data_parallel
 from companion.data import smollm2
 from companion.lora import add_lora, lora_layers, lora_parameters, remove_lora_
-from companion.lora.files import load_lora, save_lora
+from companion.lora.four_bit.quantized import quantize_base_
 from companion.lora.merging import merge_lora_, unmerge_lora_
-from companion.lora.quantized import quantize_base_
+from companion.lora.peft_files.folder import load_lora, save_lora
 from tests.language.tiny_language_model import llama
 from tests.lora.adapter_files import (
     ATTENTION,

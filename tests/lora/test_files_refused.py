@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from companion.lora import lora_layers
-from companion.lora.files import load_lora, save_lora
-from companion.lora.quantized import quantize_base_
+from companion.lora.four_bit.quantized import quantize_base_
+from companion.lora.peft_files.folder import load_lora, save_lora
 from tests.language.tiny_language_model import llama
 from tests.lora.adapter_files import (
     ATTENTION,

@@ -173,7 +173,7 @@ def test_autocast_does_not_reach_it(device):
 
 
 class FourBit(nn.Linear):
-    """Told by its methods, as companion.lora.quantized's layer is."""
+    """Told by its methods, as companion.lora.four_bit.quantized's layer is."""
 
     quantized = torch.empty(0)
 

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from companion.lora.intrinsic import readable_digits, train_in_subspace
+from companion.lora.study.intrinsic import readable_digits, train_in_subspace
 
 
 @pytest.fixture(scope="module")

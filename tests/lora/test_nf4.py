@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from companion.lora import nf4
-from companion.lora.nf4 import (
+from companion.lora.four_bit import nf4
+from companion.lora.four_bit.nf4 import (
     dynamic_code,
     nearest_codes,
     nearest_codes_naive,

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from companion.lora import add_lora, lora_layers, lora_parameters
-from companion.lora.files import load_lora, save_lora
 from companion.lora.merging import merge_lora_
+from companion.lora.peft_files.folder import load_lora, save_lora
 from tests.lora.adapter_files import (
     MODELS,
     SETTINGS,

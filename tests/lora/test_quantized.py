@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.testing import assert_close
 
+from companion.lora.four_bit.nf4 import nf4_quantize
+from companion.lora.four_bit.quantized import QuantizedLinear, dequantize_base_, quantize_base_
 from companion.lora.linear import LoRALinear
-from companion.lora.nf4 import nf4_quantize
-from companion.lora.quantized import QuantizedLinear, dequantize_base_, quantize_base_
 
 DTYPES = [
     (torch.bfloat16, 1e-2, 2e-2),

@@ -20,7 +20,7 @@ from companion.language.fine_tuning import FineTuning
 from companion.language.pretrained import split
 from companion.language.records import NO_LABEL
 from companion.lora.injection import lora_parameters
-from companion.lora.learning_rates import lora_plus_groups
+from companion.lora.lora_plus import lora_plus_groups
 from companion.lora.preparation import default_targets
 from companion.lora.train import main
 from companion.training.checkpoints import read_checkpoint

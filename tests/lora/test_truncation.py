@@ -6,7 +6,7 @@ import scipy.linalg
 import torch
 from torch import nn
 
-from companion.lora.truncation import losses_of_truncations, rebuilt
+from companion.lora.study.truncation import losses_of_truncations, rebuilt
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (5, 7), (4, 4)])

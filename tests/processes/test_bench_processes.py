@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from companion.bench import processes
-from companion.processes.workloads import matmul
+from companion.processes.study.workloads import matmul
 
 LAUNCH = 3  # its place among the workloads
 

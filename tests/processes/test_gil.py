@@ -9,10 +9,10 @@ import threading
 import matplotlib.pyplot as plt
 import pytest
 
-from companion.processes import gil_spans
-from companion.processes.gil_figure import GilTurns, describe_gil, draw_gil, gil_turns
-from companion.processes.gil_spans import GilSpan, gil_timeline
 from companion.processes.interpreter_lock import FreeThreading, free_threading
+from companion.processes.study import gil_spans
+from companion.processes.study.gil_figure import GilTurns, describe_gil, draw_gil, gil_turns
+from companion.processes.study.gil_spans import GilSpan, gil_timeline
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 LOCKED = pytest.mark.skipif(not free_threading().gil_enabled, reason="no interpreter lock")

@@ -6,8 +6,8 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
 
-from companion.processes.interleaving_figure import describe_interleaving, draw_interleaving
 from companion.processes.lost_update import race
+from companion.processes.study.interleaving_figure import describe_interleaving, draw_interleaving
 
 SCHEDULE = [0, 1, 0, 0, 0, 1, 1, 0, 0, 1, 1, 1]
 

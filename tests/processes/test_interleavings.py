@@ -7,7 +7,7 @@ from math import factorial
 
 import pytest
 
-from companion.processes.interleavings import all_interleavings
+from companion.processes.study.interleavings import all_interleavings
 
 
 def multinomial(each: int, workers: int) -> int:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from companion.processes import probes
 from companion.processes.launching import launch
-from companion.processes.rank_process import threads_of_rank
+from companion.processes.ranks.process import threads_of_rank
+from companion.processes.study import probes
 from tests.processes import ranks_launch as ranks
 
 pytestmark = pytest.mark.usefixtures("nothing_left")

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from jupyter_client import KernelManager
 
-from companion.processes.failures import RankFailed
 from companion.processes.launching import launch
+from companion.processes.ranks.failures import RankFailed
 from tests.processes import ranks_launch as ranks
 
 ROOT = Path(__file__).parents[2]

@@ -4,8 +4,9 @@ import threading
 
 import pytest
 
-from companion.processes import life_stages, thread_list
-from companion.processes.life_stages import thread_life
+from companion.processes import thread_list
+from companion.processes.study import life_stages
+from companion.processes.study.life_stages import thread_life
 
 EXPECTED = """\
 new         is_alive False  not in the list  has not been started

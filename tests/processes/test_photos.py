@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from companion.data import photos
-from companion.processes.gantt_figure import describe_gantt, draw_gantt
-from companion.processes.photos import SIDE, augment_native, augment_python, encoded_photos
 from companion.processes.spans import Span
+from companion.processes.study.gantt_figure import describe_gantt, draw_gantt
+from companion.processes.study.photos import SIDE, augment_native, augment_python, encoded_photos
 from companion.processes.worker_pool import WorkerPool
 from tests.processes import pool_tasks as tasks
 
@@ -75,7 +75,7 @@ def test_the_jobs_of_a_process_do_not_wait_for_pytorch(files):
     with WorkerPool(1) as pool:
         pool.submit(augment_python, (files["cat"], 0)).result()
         loaded = pool.submit(tasks.modules).result()
-    assert "companion.processes.photos" in loaded
+    assert "companion.processes.study.photos" in loaded
     assert "torch" not in loaded
 
 

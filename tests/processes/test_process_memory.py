@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from companion.processes.frozen_fork import ForkOutcome, fork_after_threads
-from companion.processes.page_copies import copy_on_write
 from companion.processes.pss import memory_pss
+from companion.processes.study.frozen_fork import ForkOutcome, fork_after_threads
+from companion.processes.study.page_copies import copy_on_write
 from tests.measurements import measured_again
 
 LINUX = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="not Linux")

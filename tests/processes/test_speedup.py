@@ -10,9 +10,9 @@ from functools import partial
 import pytest
 import torch
 
-from companion.processes import workloads
 from companion.processes.amdahls_law import amdahl, fit_parallel_fraction
-from companion.processes.crew import Crew, WorkFailed
+from companion.processes.pool.crew import Crew, WorkFailed
+from companion.processes.study import workloads
 from companion.processes.throughput import SpeedupRow, SpeedupTable, speedup
 from tests.measurements import measured_again
 from tests.processes import crew_tasks

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from companion.processes.lock_pair import two_locks
+from companion.processes.study.lock_pair import two_locks
 from companion.processes.traced_lock import BOOK, DeadlockBroken, TracedLock
 from companion.processes.wait_graph import WaitEdge, WaitGraph, find_deadlock, find_ring
 

@@ -7,10 +7,12 @@ import time
 
 import pytest
 
-from companion.processes import alone, alone_creation, alone_switch
-from companion.processes.alone import run_alone
+from companion.processes.alone import creation as alone_creation
+from companion.processes.alone import run as alone
+from companion.processes.alone import switch as alone_switch
+from companion.processes.alone.run import run_alone
 from companion.processes.creation import measure_creation
-from companion.processes.handover import handover_s
+from companion.processes.study.handover import handover_s
 from companion.processes.switching import measure_switch
 from tests.measurements import measured_again
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from companion.processes.pool_errors import TaskTimeout, WorkerDied
+from companion.processes.pool.errors import TaskTimeout, WorkerDied
 from companion.processes.worker_pool import WorkerPool
 from tests.processes import pool_tasks as tasks
 

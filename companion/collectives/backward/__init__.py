@@ -1,0 +1,1 @@
+"""Under data parallelism and ZeRO: buckets, and what happens during backward."""

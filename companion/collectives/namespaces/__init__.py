@@ -1,0 +1,1 @@
+"""Hosts on one machine: network namespaces, and programs that run on them."""

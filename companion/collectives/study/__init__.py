@@ -1,0 +1,1 @@
+"""What mainly the chapter calls: ring states, overlap, figures."""

@@ -1,0 +1,1 @@
+"""Under every algorithm: peers, the order of calls, reductions, shared memory."""

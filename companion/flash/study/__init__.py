@@ -1,0 +1,1 @@
+"""What mainly the chapter calls: costs, counted accesses, figures."""

@@ -1,0 +1,1 @@
+"""The Triton back end: kernels, their launch and their tiles."""

@@ -1,0 +1,1 @@
+"""A base in four bits: the code, and layers that hold it."""

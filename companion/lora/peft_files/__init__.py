@@ -1,0 +1,1 @@
+"""An adapter's folder, as PEFT writes and reads it."""

@@ -1,0 +1,1 @@
+"""Small programs that fork, each in an interpreter of its own."""

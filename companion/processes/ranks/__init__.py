@@ -1,0 +1,1 @@
+"""What ``launch`` consists of: a rank's process, its parent's watch, and how failures travel."""

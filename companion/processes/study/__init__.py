@@ -1,0 +1,1 @@
+"""What mainly the chapter calls: experiments, workloads, figures."""
