@@ -52,10 +52,13 @@ test-nb: setup  ## run every chapter and compare with its stored outputs
 test-cpus: setup  ## unit tests and chapters as other processors compute (SLUG=lora)
 	$(STAGES) cpus $(SLUG)
 
-test-gpu: setup  ## the tests that need a CUDA device
-	@$(BIN)/python -c "import torch; raise SystemExit(not torch.cuda.is_available())" || { \
-	  echo "test-gpu: torch sees no CUDA device here, so nothing was tested" >&2; exit 1; }
-	$(BIN)/python -m pytest tests -m gpu
+# A Python whose torch sees a GPU serves as it is, with whatever else it has.
+SEES_GPU := -c "import torch; raise SystemExit(not torch.cuda.is_available())"
+test-gpu:  ## the tests that need a CUDA device
+	@python="$(PYTHON)"; "$$python" $(SEES_GPU) 2>/dev/null || { \
+	  "$$python" bootstrap.py && python=$(BIN)/python && "$$python" $(SEES_GPU) || { \
+	  echo "test-gpu: torch sees no CUDA device here, so nothing was tested" >&2; exit 1; }; }; \
+	"$$python" -m pytest -m gpu tests
 
 lint: setup  ## check the style of code and notebooks
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """What every pytest run of this project shares: cleaned chapters, GPU tests, Triton on the CPU."""
 
+import importlib.util
 import os
 import re
 import signal
@@ -21,6 +22,8 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
 
+_HAS_TIMEOUTS = importlib.util.find_spec("pytest_timeout") is not None
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -29,6 +32,36 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="SLUG",
         help="only tests whose file, or one of whose parameters, belongs to this chapter",
     )
+    if not _HAS_TIMEOUTS:
+        parser.addini("timeout", "seconds (read by pytest-timeout, which is not installed here)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not _HAS_TIMEOUTS:
+        config.addinivalue_line("markers", "timeout(seconds): read by pytest-timeout")
+    if config.option.markexpr == "gpu":
+        # Not a hook of this file: pytest asks those only once a folder's own conftest is imported.
+        config.pluginmanager.register(_WithWhatIsInstalled())
+
+
+class _WithWhatIsInstalled:
+    """Leaves out the test files that need a package which is not installed here.
+
+    A GPU machine may have torch, triton, numpy, jaxtyping and pytest, and no more; the kernels'
+    tests need no more.
+    """
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(self, collector: pytest.Collector):
+        report = yield
+        error = report.call.excinfo.value if report.failed else None
+        while error is not None and not isinstance(error, ModuleNotFoundError):
+            error = error.__cause__
+        package = error.name.partition(".")[0] if error is not None else "tests"
+        if package not in ("companion", "tests"):
+            reason = f"Skipped: needs {package}, which is not installed"
+            report.outcome, report.longrepr = "skipped", (str(collector.path), 0, reason)
+        return report
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -8,6 +8,8 @@ import importlib
 import statistics
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -63,22 +65,26 @@ def slugs() -> list[str]:
 
 
 def _measure(slug: str, device: str) -> list[Record]:
+    import torch
+
     from companion.measure.timing import compare, limited_threads
 
-    results = []
-    with limited_threads(THREADS):
+    records = []
+    # On a GPU the CPU's threads only wait, and threadpoolctl need not be installed.
+    with nullcontext() if device == "cuda" else limited_threads(THREADS):
+        setting = {
+            "slug": slug,
+            "device": device,
+            "threads": torch.get_num_threads(),
+            "machine": machine(device),
+            "versions": {},
+            "date": datetime.now(UTC).date().isoformat(),
+        }
         for workload in importlib.import_module(f"companion.bench.{slug}").workloads(device):
             print(f"{slug}: {workload.name}, {workload.peer} …", file=sys.stderr, flush=True)
-            results.append((workload, compare(workload, device=device)))
-    setting = {
-        "slug": slug,
-        "device": device,
-        "threads": THREADS,
-        "machine": machine(device),
-        "versions": versions(),
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-    return [_record(workload, result, setting) for workload, result in results]
+            records.append(_record(workload, compare(workload, device=device), setting))
+    # Asked last, when every peer has been imported.
+    return [replace(record, versions=versions()) for record in records]
 
 
 def _record(workload: Workload, result: "Comparison", setting: dict[str, Any]) -> Record:
@@ -97,6 +103,8 @@ def _record(workload: Workload, result: "Comparison", setting: dict[str, Any]) -
         passed=timed and workload.met_by(result.ratio, statistics.median(ours)),
         equal=result.equal,
         rounds=len(ours),
+        work=workload.work,
+        work_unit=workload.work_unit,
         baseline_s=statistics.median(result.baseline_s) if result.baseline_s else None,
         **setting,
     )

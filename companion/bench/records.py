@@ -39,6 +39,9 @@ class Record:
     """The greatest ratio allowed."""
     limit_s: float | None = None
     """The longest that ours may take, in seconds per call."""
+    work: float | None = None
+    """Operations, or bytes moved, in one call; divided by a time, a rate."""
+    work_unit: str = "FLOP"
 
 
 def write_records(path: Path | str, records: Iterable[Record]) -> None:

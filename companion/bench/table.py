@@ -14,8 +14,8 @@ def cells(record: Record) -> tuple[str, ...]:
     return (
         record.workload + _over(record),
         record.peer,
-        _time(record.ours_s, record.ours_range_s),
-        _time(record.peer_s, record.peer_range_s),
+        _time(record.ours_s, record.ours_range_s) + _rate(record, record.ours_s),
+        _time(record.peer_s, record.peer_range_s) + _rate(record, record.peer_s),
         "–" if record.ratio is None else f"{record.ratio:.2f}×",
         _bar(record) or "–",
         _result(record),
@@ -38,6 +38,16 @@ def _time(median: float | None, spread: tuple[float, float] | None) -> str:
     scale, unit = _unit(median)
     low, high = (_digits(second * scale) for second in spread)
     return f"{_digits(median * scale)} {unit} ({low}–{high})"
+
+
+def _rate(record: Record, seconds: float | None) -> str:
+    """Work per second, in the largest unit of which there is at least one: 312 TFLOP/s."""
+    if record.work is None or not seconds:
+        return ""
+    rate = record.work / seconds
+    prefixes = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1.0, ""))
+    size, prefix = next((pair for pair in prefixes if rate >= pair[0]), prefixes[-1])
+    return f", {_digits(rate / size)} {prefix}{record.work_unit}/s"
 
 
 def _over(record: Record) -> str:

@@ -1,5 +1,6 @@
 """Which machine and which versions a time belongs to."""
 
+import os
 import platform
 import re
 import sys
@@ -12,17 +13,16 @@ from importlib.metadata import (
 )
 from pathlib import Path
 
-import psutil
-
 __all__ = ["machine", "versions"]
 
 
 def machine(device: str) -> str:
     """Processor, cores, memory and system in one line, with the GPU's name for ``"cuda"``."""
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     parts = [
         _processor(),
-        f"{psutil.cpu_count()} cores",
-        f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+        f"{os.cpu_count()} cores",
+        f"{memory_bytes / 2**30:.0f} GiB",
         f"{platform.system()} {platform.machine()}",
     ]
     if device == "cuda":

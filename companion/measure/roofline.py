@@ -75,13 +75,19 @@ def measure_matmul_flops(
 ) -> float:
     """Operations a second of a square matrix product, the best of a few runs.
 
+    The factors are random: a GPU multiplies ones, which cost it less power, faster than it can
+    multiply.
+
     Args:
         device: Where; a GPU wants a ``size`` of 8192.
         dtype: Of the matrices.
         size: Rows and columns.
         repeats: Runs, after one that is not timed.
     """
-    a, b, out = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(3))
+    generator = torch.Generator(device).manual_seed(0)
+    a, b, out = (
+        torch.randn(size, size, generator=generator, dtype=dtype, device=device) for _ in range(3)
+    )
     seconds = _best_seconds(lambda: torch.mm(a, b, out=out), device, repeats)
     return 2 * size**3 / seconds
 

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from threadpoolctl import threadpool_limits
 
 from companion.measure.workload import Workload
 
@@ -81,6 +80,8 @@ def compare(workload: Workload, *, device: str = "cpu") -> Comparison:
 @contextmanager
 def limited_threads(threads: int) -> Iterator[None]:
     """Run PyTorch, BLAS and OpenMP with this many threads, and put the old number back."""
+    from threadpoolctl import threadpool_limits
+
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -97,7 +98,8 @@ def _repeats(call: Callable[[], object], device: str) -> int:
 
 def _seconds(call: Callable[[], object], repeats: int, device: str) -> float:
     _wait_for(device)
-    time.sleep(SETTLE_S)
+    if device != "cuda":  # a GPU that rests would lower its clock
+        time.sleep(SETTLE_S)
     start = time.perf_counter()
     for _ in range(repeats):
         call()

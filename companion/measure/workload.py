@@ -28,6 +28,9 @@ class Workload:
     """The greatest ratio that is still right, where a gain is claimed to be impossible."""
     limit_s: float | None = None
     """The longest that ``ours`` may take, in seconds per call, whatever the peer takes."""
+    work: float | None = None
+    """Operations, or bytes moved, in one call of either side: then rates are shown as well."""
+    work_unit: str = "FLOP"
     baseline: Callable[[], object] | None = None
     """What both sides do besides, such as a layer that both extend. It is timed in the same turns,
     and its time is taken from theirs and ours: what is compared is the overhead over it."""

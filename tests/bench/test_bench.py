@@ -1,7 +1,6 @@
 """The benchmark: equality before time, fair turns, records, exit status."""
 
 import json
-import statistics
 import sys
 import types
 from dataclasses import replace
@@ -11,13 +10,14 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from companion.bench import Record, Workload
+from companion.bench import Workload
 from companion.bench import __main__ as command
 from companion.bench.records import read_records, write_records
 from companion.bench.table import cells, terminal_table
 from companion.measure import timing
 from companion.measure.machine import machine, versions
 from companion.measure.timing import compare, limited_threads
+from tests.bench.example_record import RECORD
 
 
 class Clock:
@@ -383,27 +383,6 @@ def test_machine_and_versions_are_those_of_this_process():
     assert "jupyterlab" not in found  # a dependency, but not imported here
 
 
-RECORD = Record(
-    slug="fake",
-    workload="work n=3",
-    peer="peer",
-    device="cpu",
-    ours_s=0.001234,
-    peer_s=0.0100,
-    ours_range_s=(0.0012, 0.0131),
-    peer_range_s=(0.00995, 0.0222),
-    ratio=statistics.median([8.1037]),
-    bar=4.0,
-    passed=True,
-    equal=True,
-    rounds=7,
-    threads=2,
-    machine="A processor, 2 cores",
-    versions={"python": "3.11.7"},
-    date="2026-01-02",
-)
-
-
 def test_cells_by_hand():
     assert cells(RECORD) == (
         "work n=3",
@@ -419,6 +398,8 @@ def test_cells_by_hand():
     assert cells(seconds)[-2:] == ("–", "reported")
     overhead = replace(RECORD, baseline_s=0.0456)
     assert cells(overhead) == ("work n=3 (overhead over 45.6 ms)", *cells(RECORD)[1:])
+    rates = replace(RECORD, work=5e9, work_unit="B")
+    assert cells(rates)[2:4] == ("1.23 ms (1.2–13.1), 4.05 TB/s", "10 ms (9.95–22.2), 500 GB/s")
     tiny = replace(RECORD, ours_s=2e-7, ours_range_s=(1e-7, 3e-7))
     assert cells(tiny)[2] == "0.2 µs (0.1–0.3)"
 
@@ -441,7 +422,7 @@ def test_records_survive_a_file(tmp_path):
 def test_records_from_before_there_were_other_bars_are_read(tmp_path):
     write_records(tmp_path / "r.json", [RECORD])
     (row,) = json.loads((tmp_path / "r.json").read_text())
-    for later in ("baseline_s", "ceiling", "limit_s"):
+    for later in ("baseline_s", "ceiling", "limit_s", "work", "work_unit"):
         del row[later]
     (tmp_path / "old.json").write_text(json.dumps([row]))
     assert read_records([tmp_path / "old.json"]) == read_records([tmp_path / "r.json"])

@@ -7,7 +7,7 @@ import pytest
 
 from companion.bench.page import main, measured_page
 from companion.bench.records import read_records, write_records
-from tests.bench.test_bench import RECORD
+from tests.bench.example_record import RECORD
 
 COURSE = Path(__file__).parents[2] / "course"
 
