@@ -14,19 +14,16 @@ Chapter: course/11_collectives.ipynb.
 import argparse
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
-from tqdm import tqdm
 
 from companion.collectives.halving_doubling import halving_doubling_all_reduce
 from companion.collectives.hierarchical import hierarchical_all_reduce
 from companion.collectives.parameter_server import parameter_server_all_reduce
-from companion.collectives.recipe.group import check_same_settings, training_group
 from companion.collectives.recipe.step import OPTIMIZERS, GatheredState, TrainingStep
 from companion.collectives.recipe.tasks import MODELS, DigitsTask, Task, TextTask, make_model
 from companion.collectives.ring import ring_all_reduce
@@ -35,7 +32,8 @@ from companion.collectives.tree import tree_all_reduce
 from companion.collectives.wire.peers import PeerLost
 from companion.training import fit
 from companion.training.arguments import at_least, between, recipe_arguments
-from companion.training.checkpoints import read_checkpoint
+from companion.training.process_group import check_alike, is_first, process_group, say
+from companion.training.run_record import Settings
 
 __all__ = ["ALGORITHMS", "main", "run_from_shell"]
 
@@ -65,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """
     options = _parser().parse_args(arguments)
     _complete(options)
-    with training_group(options.device, timeout_s=options.timeout_s) as device:
+    with process_group(options.device, timeout_s=options.timeout_s, alone=True) as device:
         if options.batch_size < distributed.get_world_size():
             raise ValueError(
                 f"expected a batch of at least {distributed.get_world_size()} rows, one for "
@@ -85,8 +83,10 @@ def run_from_shell() -> int:
 
 
 def _run(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    settings = _Settings({n: getattr(options, n) for n in SETTINGS}, options.out, options.fresh)
-    check_same_settings(vars(options) | {"steps in the checkpoint": settings.done})
+    checkpoint = options.out / "checkpoint.safetensors"
+    settings = Settings({name: getattr(options, name) for name in SETTINGS}, checkpoint)
+    done = 0 if options.fresh else settings.check()
+    check_alike(vars(options) | {"steps in the checkpoint": done})
     task, model = _task_and_model(options, device)
     step = TrainingStep(
         task,
@@ -98,21 +98,21 @@ def _run(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         reduce=ALGORITHMS[options.algorithm],
     )
     ranks = distributed.get_world_size()
-    _say(
+    say(
         f"{ranks} rank{'s' * (ranks > 1)}, {options.algorithm}, ZeRO stage {options.zero}: "
         f"{options.model} with {sum(p.numel() for p in model.parameters()):,} parameters, "
-        f"step {settings.done} of {options.steps}"
+        f"step {done} of {options.steps}"
     )
     history = _fit(step, model, settings, options)
     measured = task.held_out(model)
-    if _is_first():
+    if is_first():
         # Copies, since ZeRO's weights are views of one row.
         weights = {name: value.cpu().clone() for name, value in model.state_dict().items()}
         save_file(weights, options.out / "model.safetensors")
     if step.memory:
         bytes_of = ", ".join(f"{name} {n:,}" for name, n in step.memory._asdict().items())
-        _say(f"bytes on rank 0: {bytes_of}")
-    _say("held out: " + ", ".join(f"{name} {value:.4f}" for name, value in measured.items()))
+        say(f"bytes on rank 0: {bytes_of}")
+    say("held out: " + ", ".join(f"{name} {value:.4f}" for name, value in measured.items()))
     return history | measured
 
 
@@ -126,71 +126,32 @@ def _task_and_model(options: argparse.Namespace, device: torch.device) -> tuple[
 
 
 def _fit(
-    step: TrainingStep, model: nn.Module, settings: "_Settings", options: argparse.Namespace
+    step: TrainingStep, model: nn.Module, settings: Settings, options: argparse.Namespace
 ) -> dict[str, list[float]]:
-    if _is_first():
+    if is_first():
         options.out.mkdir(parents=True, exist_ok=True)
         if options.fresh:  # else a run killed before its first save would continue the old one
             settings.checkpoint.unlink(missing_ok=True)
     draws = torch.Generator().manual_seed(options.seed)
     optimizer = GatheredState(step.optimizer)
 
-    def numbered(batch: tuple[int, Tensor]) -> Tensor:
-        i, rows_B = batch
-        loss = step(rows_B)
+    def numbered(i: int) -> Tensor:
+        loss = step(torch.randint(step.task.rows, (options.batch_size,), generator=draws))
         if (i + 1) % options.checkpoint_every == 0 or i + 1 == options.steps:  # fit saves next
             optimizer.gather()
         return loss
 
-    def drawn(i: int) -> tuple[int, Tensor]:
-        return i, torch.randint(step.task.rows, (options.batch_size,), generator=draws)
-
     return fit(
         numbered,
-        drawn,
         steps=options.steps,
         state={"model": model, "optimizer": optimizer, "settings": settings},
         generators={"draws": draws},
         checkpoint=settings.checkpoint,
         checkpoint_every=options.checkpoint_every,
         resume=not options.fresh,
-        save=_is_first(),
-        progress=_is_first() and not options.quiet,
+        save=is_first(),
+        progress=is_first() and not options.quiet,
     )
-
-
-class _Settings:
-    """What decides a run's numbers; a checkpoint made with others is refused."""
-
-    def __init__(self, values: Mapping[str, Any], out: Path, fresh: bool) -> None:
-        self.values = dict(values)
-        self.checkpoint = out / "checkpoint.safetensors"
-        self.done = 0
-        if self.checkpoint.exists() and not fresh:
-            saved = read_checkpoint(self.checkpoint)
-            self.load_state_dict(saved["state"].get("settings", {}))
-            self.done = saved["done"]
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.values
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        for name, expected in self.values.items():
-            if state_dict.get(name) != expected:
-                raise ValueError(
-                    f"expected {name} = {expected!r} in {self.checkpoint}, got "
-                    f"{state_dict.get(name)!r}; start again with --fresh, or write to another --out"
-                )
-
-
-def _is_first() -> bool:
-    return distributed.get_rank() == 0
-
-
-def _say(line: str) -> None:
-    """Print a line once for all ranks, above a progress bar."""
-    if _is_first():
-        tqdm.write(line)
 
 
 def _complete(options: argparse.Namespace) -> None:

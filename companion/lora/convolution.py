@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from companion.checks import typed
-from companion.lora.layer import LoRALayer, Scaling, drawn, wide_dtype
+from companion.lora.layer import LoRALayer, drawn, wide_dtype
 from companion.lora.low_rank import lora_delta
 
 __all__ = ["LoRAConv2d", "is_conv2d"]
@@ -55,29 +54,24 @@ class LoRAConv2d(LoRALayer):
     a_RIKK: nn.Parameter
     b_OR11: nn.Parameter
 
-    @typed
-    def __init__(
-        self,
-        base: nn.Conv2d,
-        *,
-        rank: int,
-        alpha: float,
-        dropout: float = 0.0,
-        scaling: Scaling = "alpha/r",
-        generator: torch.Generator | None = None,
-    ) -> None:
+    @staticmethod
+    def update_shape(base: nn.Module, rank: int) -> tuple[int, int]:
+        """(O, I·K·K)."""
         if not is_conv2d(base):
             raise TypeError(f"base: expected nn.Conv2d, got {type(base).__name__}")
         if rank % base.groups:
             raise ValueError(f"rank: expected a multiple of groups={base.groups}, got {rank}")
-        inputs, outputs = base.in_channels, base.out_channels
-        fan_in = inputs * math.prod(base.kernel_size)
-        limits = {"rank": rank, "max_rank": min(fan_in, outputs)}
-        super().__init__(base, **limits, alpha=alpha, dropout=dropout, scaling=scaling)
-        self.in_channels, self.out_channels = inputs, outputs
-        shape, bound = (rank, inputs, *base.kernel_size), 1 / math.sqrt(fan_in)
-        self.a_RIKK = drawn(shape, base.weight, bound=bound, generator=generator)
-        self.b_OR11 = nn.Parameter(self.a_RIKK.new_zeros(outputs, rank // base.groups, 1, 1))
+        return base.out_channels, base.in_channels * math.prod(base.kernel_size)
+
+    def add_factors(self, generator: torch.Generator | None) -> None:
+        """A is random, B zero."""
+        base = self.base
+        self.in_channels, self.out_channels = base.in_channels, base.out_channels
+        shape_RIKK = (self.rank, base.in_channels, *base.kernel_size)
+        bound = 1 / math.sqrt(math.prod(shape_RIKK[1:]))
+        self.a_RIKK = drawn(shape_RIKK, base.weight, bound=bound, generator=generator)
+        shape_OR11 = (base.out_channels, self.rank // base.groups, 1, 1)
+        self.b_OR11 = nn.Parameter(self.a_RIKK.new_zeros(shape_OR11))
 
     @property
     def bias(self) -> Tensor | None:

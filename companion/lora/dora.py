@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from companion.checks import typed
-from companion.lora.layer import Scaling, Variant, wide_dtype
+from companion.lora.layer import Variant, wide_dtype
 from companion.lora.linear import LoRALinear, dense_weight
 from companion.lora.low_rank import add_low_rank
 
@@ -44,19 +43,9 @@ class DoRALinear(LoRALinear):
 
     magnitude_O: nn.Parameter
 
-    @typed
-    def __init__(
-        self,
-        base: nn.Module,
-        *,
-        rank: int,
-        alpha: float,
-        dropout: float = 0.0,
-        scaling: Scaling = "alpha/r",
-        generator: torch.Generator | None = None,
-    ) -> None:
-        settings = {"rank": rank, "alpha": alpha, "dropout": dropout, "scaling": scaling}
-        super().__init__(base, **settings, generator=generator)
+    def add_factors(self, generator: torch.Generator | None) -> None:
+        """A is random, B zero, and the magnitude that of the weight's rows."""
+        super().add_factors(generator)
         self.magnitude_O = nn.Parameter(self.direction_norm().to(self.a_RI.dtype))
 
     @property

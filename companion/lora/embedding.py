@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from companion.checks import typed
-from companion.lora.layer import LoRALayer, Scaling, drawn, wide_dtype
+from companion.lora.layer import LoRALayer, drawn, wide_dtype
 from companion.lora.low_rank import lora_delta
 
 __all__ = ["LoRAEmbedding", "is_embedding"]
@@ -52,17 +51,9 @@ class LoRAEmbedding(LoRALayer):
     a_RV: nn.Parameter
     b_DR: nn.Parameter
 
-    @typed
-    def __init__(
-        self,
-        base: nn.Embedding,
-        *,
-        rank: int,
-        alpha: float,
-        dropout: float = 0.0,
-        scaling: Scaling = "alpha/r",
-        generator: torch.Generator | None = None,
-    ) -> None:
+    @staticmethod
+    def update_shape(base: nn.Module, rank: int) -> tuple[int, int]:
+        """(D, V)."""
         if not is_embedding(base):
             raise TypeError(f"base: expected nn.Embedding, got {type(base).__name__}")
         if base.max_norm is not None:
@@ -70,13 +61,15 @@ class LoRAEmbedding(LoRALayer):
                 f"base: expected max_norm=None, got {base.max_norm}: looking up would rescale the "
                 "frozen rows in place, and the rows of a merged table differently"
             )
-        vocabulary, width = base.weight.shape
-        limits = {"rank": rank, "max_rank": min(vocabulary, width)}
-        super().__init__(base, **limits, alpha=alpha, dropout=dropout, scaling=scaling)
-        self.num_embeddings, self.embedding_dim = vocabulary, width
-        self.padding_idx = base.padding_idx
-        b_DR = drawn((width, rank), base.weight, bound=None, generator=generator)
-        self.a_RV = nn.Parameter(b_DR.new_zeros(rank, vocabulary))
+        return base.embedding_dim, base.num_embeddings
+
+    def add_factors(self, generator: torch.Generator | None) -> None:
+        """B is random, A zero."""
+        self.embedding_dim, self.num_embeddings = self.update_shape(self.base, self.rank)
+        self.padding_idx = self.base.padding_idx
+        shape_DR = (self.embedding_dim, self.rank)
+        b_DR = drawn(shape_DR, self.base.weight, bound=None, generator=generator)
+        self.a_RV = nn.Parameter(b_DR.new_zeros(self.rank, self.num_embeddings))
         self.b_DR = b_DR
 
     def forward(self, token: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch D"]:

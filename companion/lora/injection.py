@@ -3,9 +3,8 @@
 Chapter: course/07_lora.ipynb.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import get_args
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import nn
@@ -20,7 +19,9 @@ from companion.lora.layer import LoRALayer, Variant
 from companion.lora.linear import LoRALinear, is_linear
 from companion.lora.pissa import init_pissa_
 
-__all__ = ["add_lora", "lora_layers", "lora_parameters", "remove_lora_", "unchanged_on_error"]
+__all__ = ["add_lora", "attach", "lora_layers", "lora_parameters", "new_layer", "remove_lora_"]
+
+T = TypeVar("T")
 
 _SUPPORTED = "nn.Linear, Conv1D, QuantizedLinear, nn.Embedding or nn.Conv2d"
 
@@ -72,25 +73,31 @@ def add_lora(
     is_tied = not shared_parameters(model).isdisjoint(
         base._parameters.get("weight") for base in bases
     )
-    with unchanged_on_error(model, bases):
-        layers = {base: _adapted(base, name, variant, settings) for base, name in bases.items()}
+    layers = attach(
+        model,
+        bases,
+        lambda: {base: _adapted(base, name, variant, settings) for base, name in bases.items()},
+    )
     if variant == "pissa" and is_tied:  # the residuals are weights of their own
         declare_untied_(model)
-    earlier = set(lora_parameters(model))
-    for parameter in model.parameters():
-        if parameter not in earlier:
-            parameter.requires_grad_(False)
     replace_layers_(model, layers)
     return model
 
 
-@contextmanager
-def unchanged_on_error(model: nn.Module, bases: Iterable[nn.Module]) -> Iterator[None]:
-    """Undo what making a LoRA layer does to a base: freeze it, and for PiSSA change its weight."""
+def attach(model: nn.Module, bases: Iterable[nn.Module], make_layers: Callable[[], T]) -> T:
+    """Make LoRA layers for some layers of a model, and freeze the rest but earlier adapters.
+
+    Making a layer freezes its base, and for PiSSA changes its weight: where ``make_layers`` raises
+    an error, all is put back.
+
+    Returns:
+        What ``make_layers`` returned; it is for the caller to put it in its place.
+    """
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
     weights = {base: base._parameters.get("weight") for base in bases}  # a 4-bit one has none
+    earlier = set(lora_parameters(model))
     try:
-        yield
+        layers = make_layers()
     except BaseException:
         for base, weight in weights.items():
             if weight is not None:
@@ -98,6 +105,19 @@ def unchanged_on_error(model: nn.Module, bases: Iterable[nn.Module]) -> Iterator
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
         raise
+    for parameter in model.parameters():
+        if parameter not in earlier:
+            parameter.requires_grad_(False)
+    return layers
+
+
+def new_layer(base: nn.Module, *, is_dora: bool = False, **settings: Any) -> LoRALayer:
+    """The LoRA layer for this kind of base; among linear ones, of DoRA if asked for."""
+    if is_embedding(base):
+        return LoRAEmbedding(base, **settings)
+    if is_conv2d(base):
+        return LoRAConv2d(base, **settings)
+    return (DoRALinear if is_dora else LoRALinear)(base, **settings)
 
 
 @typed
@@ -163,7 +183,7 @@ def _bases(model: nn.Module, targets: Sequence[str]) -> dict[nn.Module, str]:
     found = matching_layers(
         model,
         targets,
-        accepts=lambda m: isinstance(m, LoRALayer) or _layer_class(m) is not None,
+        accepts=lambda m: isinstance(m, LoRALayer) or _can_be_adapted(m),
         expected=_SUPPORTED,
         closed=LoRALayer,
     )
@@ -173,25 +193,18 @@ def _bases(model: nn.Module, targets: Sequence[str]) -> dict[nn.Module, str]:
     return found
 
 
-def _layer_class(module: nn.Module) -> type[LoRALayer] | None:
-    if is_linear(module):
-        return LoRALinear
-    if is_embedding(module):
-        return LoRAEmbedding
-    return LoRAConv2d if is_conv2d(module) else None
+def _can_be_adapted(module: nn.Module) -> bool:
+    return is_linear(module) or is_embedding(module) or is_conv2d(module)
 
 
 def _adapted(base: nn.Module, name: str, variant: Variant, settings: dict) -> LoRALayer:
-    kind = _layer_class(base)
     try:
-        if variant in ("dora", "pissa") and kind is not LoRALinear:
+        if variant in ("dora", "pissa") and not is_linear(base):
             raise ValueError(
                 f"variant {variant!r} expects a linear layer, got {type(base).__name__}"
             )
-        if variant == "dora":
-            return DoRALinear(base, **settings)
         scaling = "alpha/sqrt(r)" if variant == "rslora" else "alpha/r"
-        layer = kind(base, **settings, scaling=scaling)
+        layer = new_layer(base, is_dora=variant == "dora", **settings, scaling=scaling)
         if variant == "pissa":
             init_pissa_(layer)
     except ValueError as error:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from companion.adapters.own_weight import check_own_weight
+from companion.checks import typed
 
 __all__ = ["LoRALayer", "Scaling", "Variant", "drawn", "wide_dtype"]
 
@@ -31,13 +32,14 @@ class LoRALayer(nn.Module):
 
     Args:
         base: Layer to adapt; its parameters are frozen in place.
-        rank: R, with 1 <= R <= ``max_rank``.
-        max_rank: The largest rank that an update of the base's weight can have.
+        rank: R, at least 1 and at most the rank that an update of the base's weight can have.
         alpha: Numerator of the scale (dimensionless), > 0.
         dropout: Probability, in [0, 1), with which an input of the update is zeroed in training.
         scaling: Which of the two scales.
+        generator: Source of the random factor, on its own device; None is torch's default.
 
     Raises:
+        TypeError: If the base is another kind of layer.
         ValueError: If a setting is out of its range, or the base's weight is no parameter of its
             own (pruning, parametrizations); the base is then left as it was.
     """
@@ -56,17 +58,19 @@ class LoRALayer(nn.Module):
     """True while the layer is merged, else None. A buffer, as ``kept_weight`` is a parameter:
     so the ``state_dict`` of a merged model does not load into an unmerged one, or back."""
 
+    @typed
     def __init__(
         self,
         base: nn.Module,
         *,
         rank: int,
-        max_rank: int,
         alpha: float,
-        dropout: float,
-        scaling: Scaling,
+        dropout: float = 0.0,
+        scaling: Scaling = "alpha/r",
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        max_rank = min(self.update_shape(base, rank))
         if not 1 <= rank <= max_rank:
             raise ValueError(f"rank must be in [1, {max_rank}], got {rank}")
         if not (alpha > 0 and math.isfinite(alpha)):
@@ -83,7 +87,17 @@ class LoRALayer(nn.Module):
         self.drop = nn.Dropout(dropout)
         self.register_parameter("kept_weight", None)
         self.register_buffer("merged", None)
+        self.add_factors(generator)
         self.train(base.training)  # added to a model in eval(), its dropout must not start to act
+
+    @staticmethod
+    def update_shape(base: nn.Module, rank: int) -> tuple[int, int]:
+        """Rows and columns of B·A. Raises an error if the base or the rank does not serve."""
+        raise NotImplementedError
+
+    def add_factors(self, generator: torch.Generator | None) -> None:
+        """Make A and B: one of them random, the other zero."""
+        raise NotImplementedError
 
     @property
     def scale(self) -> float:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
-from companion.checks import typed
-from companion.lora.layer import LoRALayer, Scaling, drawn, wide_dtype
+from companion.lora.four_bit.quantized import QuantizedLinear
+from companion.lora.layer import LoRALayer, drawn, wide_dtype
 from companion.lora.low_rank import add_low_rank, lora_delta
 
-__all__ = ["LoRALinear", "dense_weight", "is_conv1d", "is_linear", "is_quantized"]
+__all__ = ["LoRALinear", "dense_weight", "is_conv1d", "is_linear"]
 
 
 class LoRALinear(LoRALayer):
@@ -55,28 +55,21 @@ class LoRALinear(LoRALayer):
     a_RI: nn.Parameter
     b_OR: nn.Parameter
 
-    @typed
-    def __init__(
-        self,
-        base: nn.Module,
-        *,
-        rank: int,
-        alpha: float,
-        dropout: float = 0.0,
-        scaling: Scaling = "alpha/r",
-        generator: torch.Generator | None = None,
-    ) -> None:
+    @staticmethod
+    def update_shape(base: nn.Module, rank: int) -> tuple[int, int]:
+        """(O, I)."""
         if not is_linear(base):
             raise TypeError(
                 f"base: expected nn.Linear, Conv1D or QuantizedLinear, got {type(base).__name__}"
             )
-        outputs, inputs = _shape(base)
-        limits = {"rank": rank, "max_rank": min(inputs, outputs)}
-        super().__init__(base, **limits, alpha=alpha, dropout=dropout, scaling=scaling)
-        self.in_features, self.out_features = inputs, outputs
-        like, bound = _storage(base), 1 / math.sqrt(inputs)
-        self.a_RI = drawn((rank, inputs), like, bound=bound, generator=generator)
-        self.b_OR = nn.Parameter(self.a_RI.new_zeros(outputs, rank))
+        return (base.nf, base.nx) if is_conv1d(base) else (base.out_features, base.in_features)
+
+    def add_factors(self, generator: torch.Generator | None) -> None:
+        """A is random, B zero."""
+        self.out_features, self.in_features = self.update_shape(self.base, self.rank)
+        shape_RI, bound = (self.rank, self.in_features), 1 / math.sqrt(self.in_features)
+        self.a_RI = drawn(shape_RI, _storage(self.base), bound=bound, generator=generator)
+        self.b_OR = nn.Parameter(self.a_RI.new_zeros(self.out_features, self.rank))
 
     @property
     def bias(self) -> Tensor | None:
@@ -117,7 +110,7 @@ def is_linear(module: nn.Module) -> bool:
     plain = type(module).forward is nn.Linear.forward and not (
         isinstance(module, NonDynamicallyQuantizableLinear) or parametrize.is_parametrized(module)
     )
-    return plain or is_conv1d(module) or is_quantized(module)
+    return plain or is_conv1d(module) or isinstance(module, QuantizedLinear)
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -125,24 +118,14 @@ def is_conv1d(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
 
 
-def is_quantized(module: nn.Module) -> bool:
-    """Whether this is a ``QuantizedLinear``; told by its methods, as that module imports us."""
-    return hasattr(module, "dequantize") and hasattr(module, "quantized")
-
-
 def dense_weight(base: nn.Module) -> Float[Tensor, "O I"]:
     """The weight of a linear layer as (outputs, inputs), however the layer stores it."""
-    if is_quantized(base):
+    if isinstance(base, QuantizedLinear):
         return base.dequantize()
     return base.weight.T if is_conv1d(base) else base.weight
 
 
-def _shape(base: nn.Module) -> tuple[int, int]:
-    """(outputs, inputs)."""
-    return (base.nf, base.nx) if is_conv1d(base) else (base.out_features, base.in_features)
-
-
 def _storage(base: nn.Module) -> Tensor:
     """An empty tensor of the weight's dtype and device; nothing is dequantised for it."""
-    weight = base.quantized if is_quantized(base) else base.weight
+    weight = base.quantized if isinstance(base, QuantizedLinear) else base.weight
     return torch.empty(0, dtype=weight.dtype, device=weight.device)

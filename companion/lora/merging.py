@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from companion.adapters.own_weight import check_own_weight
 from companion.adapters.tied_weights import declare_untied_, shared_parameters
 from companion.checks import typed
+from companion.lora.four_bit.quantized import QuantizedLinear
 from companion.lora.injection import lora_layers
 from companion.lora.layer import LoRALayer
-from companion.lora.linear import is_quantized
 
 __all__ = ["merge_lora_", "unmerge_lora_"]
 
@@ -114,7 +114,7 @@ def _layers(model: nn.Module) -> dict[str, LoRALayer]:
 
 def _rounded(name: str, layer: LoRALayer) -> Tensor:
     """The merged weight in the base's dtype, finite."""
-    if is_quantized(layer.base):
+    if isinstance(layer.base, QuantizedLinear):
         raise ValueError(
             f"{name}: expected a dense base to merge into, got a 4-bit one: "
             "call dequantize_base_(model) first"

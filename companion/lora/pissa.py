@@ -11,8 +11,9 @@ import torch
 from companion.adapters.own_weight import check_own_weight
 from companion.checks import typed
 from companion.lora.dora import DoRALinear
+from companion.lora.four_bit.quantized import QuantizedLinear
 from companion.lora.layer import wide_dtype
-from companion.lora.linear import LoRALinear, dense_weight, is_quantized
+from companion.lora.linear import LoRALinear, dense_weight
 from companion.lora.low_rank import lora_delta
 
 __all__ = ["init_pissa_"]
@@ -51,7 +52,7 @@ def init_pissa_(layer: LoRALinear) -> None:
         raise TypeError(f"layer: expected LoRALinear, got {type(layer).__name__}")
     if layer.is_merged:
         raise RuntimeError("layer: expected an unmerged layer, got a merged one")
-    if is_quantized(layer.base):
+    if isinstance(layer.base, QuantizedLinear):
         raise ValueError("base: expected a dense weight, got a 4-bit one: quantise the residual")
     check_own_weight(layer.base)
     if layer.b_OR.any():

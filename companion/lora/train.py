@@ -144,7 +144,6 @@ def _fit(
     evaluations = Evaluations()
     history = fit(
         _logged(tuning, held_out, evaluations, options, done=done),
-        lambda i: i,
         steps=options.steps,
         state=tuning.state | {"settings": settings, "evaluations": evaluations},
         checkpoint=settings.checkpoint,

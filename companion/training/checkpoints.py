@@ -5,7 +5,6 @@ pickled, so opening a stranger's checkpoint runs none of the stranger's code.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from companion.training.whole_file import write_whole
 
 __all__ = ["check_writable", "read_checkpoint", "write_checkpoint"]
 
@@ -23,8 +24,7 @@ _VERSION = "1"
 def write_checkpoint(path: Path | str, tree: Any) -> None:
     """Write a tree of dicts, lists, tuples, tensors and plain values to ``path``.
 
-    The file is written beside ``path``, flushed to the disk and renamed: whatever happens, a
-    process killed here leaves either the old checkpoint or the new one, whole.
+    Whatever happens, a process killed here leaves either the old checkpoint or the new one, whole.
 
     Args:
         path: File to write; its folder is made.
@@ -49,12 +49,7 @@ def write_checkpoint(path: Path | str, tree: Any) -> None:
         "tree": json.dumps(_encode(tree, (), tensors)),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata=header)
-    _flush(partial)
-    os.replace(partial, path)
-    if os.name == "posix":  # the new name is safe once its folder is on the disk
-        _flush(path.parent)
+    write_whole(path, lambda partial: save_file(tensors, partial, metadata=header))
 
 
 def check_writable(tree: Any) -> None:
@@ -90,14 +85,6 @@ def read_checkpoint(path: Path | str) -> Any:
             f"expected version {_VERSION} of the {_FORMAT} in {path}, got {header['version']}"
         )
     return _decode(json.loads(header["tree"]), tensors)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _encode(node: Any, where: tuple, tensors: dict[str, Tensor] | None) -> Any:

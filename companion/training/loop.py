@@ -4,7 +4,7 @@ import copy
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from companion.training.checkpoints import check_writable, read_checkpoint, writ
 
 __all__ = ["Measures", "Stateful", "fit"]
 
-Batch = TypeVar("Batch")
 Measures = float | Tensor | Mapping[str, float | Tensor]
 History = dict[str, list[float]]
 
@@ -29,8 +28,7 @@ class Stateful(Protocol):
 
 
 def fit(
-    step: Callable[[Batch], Measures],
-    batches: Callable[[int], Batch],
+    step: Callable[[int], Measures],
     *,
     steps: int,
     state: Mapping[str, Stateful] | None = None,
@@ -41,7 +39,7 @@ def fit(
     save: bool = True,
     progress: bool = True,
 ) -> History:
-    """Run ``step(batches(i))`` for i = 0 … steps−1 and return what every step measured.
+    """Run ``step(i)`` for i = 0 … steps−1 and return what every step measured.
 
     With ``checkpoint``, the run is saved every ``checkpoint_every`` steps and at the end, and the
     same call continues from the file if there is one. A run that was stopped and continued ends
@@ -50,13 +48,12 @@ def fit(
     again when a run continues.
 
     Args:
-        step: Takes one batch, updates the model, returns a loss or named measures (each one
-            number). A returned tensor is read late, so that a GPU need not wait at every step.
-        batches: Step number → batch. A function rather than an iterator, since a continued run
-            asks for batch 700 first. It may draw from one of ``generators``.
+        step: Fetches batch i, updates the model, returns a loss or named measures (each one
+            number). A continued run may ask for batch 700 first. A returned tensor is read late,
+            so that a GPU need not wait at every step.
         steps: Number of steps of the whole run, those before a restart included.
         state: Name → object with ``state_dict``: the model, its optimizer, its scheduler.
-        generators: Name → generator that ``step`` or ``batches`` draws from.
+        generators: Name → generator that ``step`` draws from.
         checkpoint: File to save to and to continue from (safetensors).
         checkpoint_every: Steps between two saves.
         resume: False starts from step 0 and overwrites ``checkpoint``.
@@ -75,13 +72,13 @@ def fit(
     Example:
         >>> w = torch.nn.Parameter(torch.tensor(4.0))
         >>> sgd = torch.optim.SGD([w], lr=0.25)
-        >>> def step(target):
-        ...     loss = (w - target) ** 2
+        >>> def step(i):
+        ...     loss = w**2
         ...     sgd.zero_grad()
         ...     loss.backward()
         ...     sgd.step()
         ...     return loss
-        >>> fit(step, lambda i: 0.0, steps=3, progress=False)
+        >>> fit(step, steps=3, progress=False)
         {'loss': [16.0, 4.0, 1.0]}
     """
     if checkpoint is not None and not state:
@@ -95,7 +92,7 @@ def fit(
         check_writable(run.snapshot())
     with tqdm(total=steps, initial=run.done, disable=not progress) as bar:
         for i in range(run.done, steps):
-            run.record(step(batches(i)))
+            run.record(step(i))
             if bar.update():
                 bar.set_postfix({name: float(row[-1]) for name, row in run.history.items()})
             due = run.done % checkpoint_every == 0 or run.done == steps

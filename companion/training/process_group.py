@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -13,23 +14,34 @@ __all__ = ["check_alike", "is_first", "process_group", "rank_and_ranks", "say"]
 
 
 @contextmanager
-def process_group(device: str) -> Iterator[torch.device]:
+def process_group(
+    device: str, *, timeout_s: float | None = None, alone: bool = False
+) -> Iterator[torch.device]:
     """This process's device; under torchrun also the group of all processes, while it lasts.
+
+    A group that is there already serves, and stays.
 
     Args:
         device: "cpu" (gloo) or "cuda" (NCCL, one device for each process of this machine).
+        timeout_s: How long a process waits for another one; None is torch's default.
+        alone: Whether a process on its own forms a group of one, so that nothing else has to tell
+            the two apart.
 
     Raises:
         ValueError: If there is no such device.
     """
     here = _device(device)
-    if distributed.is_initialized() or not distributed.is_torchelastic_launched():
+    launched = "RANK" in os.environ
+    if distributed.is_initialized() or not (launched or alone):
         yield here
         return
-    if here.type == "cuda":
-        distributed.init_process_group("nccl", device_id=here)
-    else:
-        distributed.init_process_group("gloo")
+    of_one = {} if launched else {"store": distributed.HashStore(), "rank": 0, "world_size": 1}
+    distributed.init_process_group(
+        "nccl" if here.type == "cuda" else "gloo",
+        timeout=None if timeout_s is None else timedelta(seconds=timeout_s),
+        device_id=here if here.type == "cuda" else None,
+        **of_one,
+    )
     try:
         yield here
     finally:
@@ -58,20 +70,20 @@ def check_alike(values: Mapping[str, Any]) -> None:
     """Stop processes that disagree: they would wait for one another, or train two models.
 
     Raises:
-        ValueError: If this process's values are not those of the first one.
+        ValueError: In every process, if one has other values than the first; the message names it.
     """
-    rank, ranks = rank_and_ranks()
+    ranks = rank_and_ranks()[1]
     if ranks == 1:
         return
-    first = [dict(values)]
-    distributed.broadcast_object_list(first, src=0)
-    other = [name for name in values if values[name] != first[0][name]]
-    if other:
-        expected, got = ({name: of[name] for name in other} for of in (first[0], values))
-        raise ValueError(
-            f"expected {expected}, as process 0 has, got {got} in process {rank}: "
-            "do all processes see the same files?"
-        )
+    of_rank: list[dict[str, Any]] = [{}] * ranks
+    distributed.all_gather_object(of_rank, dict(values))
+    for rank, own in enumerate(of_rank):
+        if other := [name for name in values if own[name] != of_rank[0][name]]:
+            expected, got = ({name: of[name] for name in other} for of in (of_rank[0], own))
+            raise ValueError(
+                f"expected {expected}, as process 0 has, got {got} in process {rank}: "
+                "do all processes see the same files?"
+            )
 
 
 def _device(name: str) -> torch.device:

@@ -1,12 +1,12 @@
 """What a run remembers beside its parameters: its settings, its evaluations and a log."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from companion.training.checkpoints import read_checkpoint
+from companion.training.whole_file import write_whole
 
 __all__ = ["Evaluations", "Log", "Settings"]
 
@@ -91,9 +91,8 @@ class Log:
         if done and path.exists():
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if line]
         kept = [line for line in kept if _step_of(line) <= done]
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(partial, path)
+        text = "".join(line + "\n" for line in kept)
+        write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
     def write(self, line: Mapping[str, float]) -> None:
         """Append one line; it is in the file when this returns."""

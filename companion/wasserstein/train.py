@@ -11,12 +11,12 @@ Chapter: course/02_wasserstein.ipynb.
 import argparse
 import math
 from collections.abc import Sequence
-from typing import get_args
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
 
-import matplotlib.pyplot as plt
 import torch
 from jaxtyping import Float
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from companion.data import digits
@@ -27,6 +27,9 @@ from companion.wasserstein.networks import Critic, Generator
 from companion.wasserstein.samples import ring_of_gaussians
 from companion.wasserstein.training import WGANStep
 from companion.wasserstein.updates import Constraint
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["draw_samples", "main", "sample_distance"]
 
@@ -57,7 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, list[float]]:
     )
     history = fit(
         step,
-        lambda i: i,
         steps=options.steps,
         state=step.state,
         generators={"rng": rng},
@@ -69,8 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, list[float]]:
     with torch.no_grad():
         samples = generator(noise)
     print(f"W1 of {SHOWN} samples to {SHOWN} data: {sample_distance(samples, data[:SHOWN]):.3g}")
-    draw_samples(samples).savefig(options.out / "samples.png")
-    plt.close("all")
+    _save_picture(samples, options.out / "samples.png")
     return history
 
 
@@ -86,8 +87,10 @@ def sample_distance(x: Float[Tensor, "N *shape"], y: Float[Tensor, "M *shape"]) 
     return exact_transport(a, b, cost).cost.item()
 
 
-def draw_samples(samples: Float[Tensor, "N *shape"]) -> Figure:
+def draw_samples(samples: Float[Tensor, "N *shape"]) -> "Figure":
     """Points of the plane as a scatter, images as a grid of the first 40."""
+    import matplotlib.pyplot as plt
+
     samples = samples.cpu().numpy()
     if samples.ndim == 2:
         figure, axes = plt.subplots(figsize=(4, 4))
@@ -99,6 +102,18 @@ def draw_samples(samples: Float[Tensor, "N *shape"]) -> Figure:
         axes.imshow(image, cmap="gray_r", vmin=0, vmax=1)
         axes.set_axis_off()
     return figure
+
+
+def _save_picture(samples: Float[Tensor, "N *shape"], file: Path) -> None:
+    """A machine that only trains may lack matplotlib: the checkpoint can be drawn from later."""
+    if find_spec("matplotlib") is None:
+        install = "pip install 'companion[course]'"
+        print(f"{file} needs matplotlib: {install}, then this command again, draws it")
+        return
+    import matplotlib.pyplot as plt
+
+    draw_samples(samples).savefig(file)
+    plt.close("all")
 
 
 def _data(name: str, rng: torch.Generator) -> Float[Tensor, "N *shape"]:

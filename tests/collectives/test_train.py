@@ -172,11 +172,11 @@ def test_fresh_forgets_the_earlier_run(tmp_path):
 def test_messages(results, folder):
     here = folder / "whole-0" / "checkpoint.safetensors"
     expected = {
-        "ranks": "ValueError: expected learning_rate = 0.1 on all ranks, as on rank 0, got 0.2 on "
-        "rank 1: do all ranks see the same files?",
+        "ranks": "ValueError: expected {'learning_rate': 0.1}, as process 0 has, got "
+        "{'learning_rate': 0.2} in process 1: do all processes see the same files?",
         "batch": "ValueError: expected a batch of at least 2 rows, one for every rank, got "
         "--batch-size 1",
-        "settings": f"ValueError: expected seed = 3 in {here}, got 0; start again with --fresh, or "
+        "settings": f"ValueError: expected seed=3 in {here}, got seed=0; start again with --fresh, or "
         "write to another --out",
         "steps": f"ValueError: expected at most steps=9 in {here}, got 10",
         "model": "ValueError: expected --model transformer for --data text, got cnn",

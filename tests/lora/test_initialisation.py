@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from companion.lora import (
     DoRALinear,
     LoRALinear,
+    QuantizedLinear,
     add_lora,
     init_pissa_,
     lora_layers,
@@ -172,15 +173,6 @@ def test_autocast_does_not_reach_it(device):
     torch.testing.assert_close(total.cpu(), weight, atol=1e-5, rtol=1e-5)
 
 
-class FourBit(nn.Linear):
-    """Told by its methods, as companion.lora.four_bit.quantized's layer is."""
-
-    quantized = torch.empty(0)
-
-    def dequantize(self):
-        return self.weight
-
-
 def test_what_is_refused():
     fresh = LoRALinear(nn.Linear(7, 5), rank=2, alpha=3.0)
     trained = randomise_(copy.deepcopy(fresh))
@@ -194,7 +186,7 @@ def test_what_is_refused():
     with pytest.raises(TypeError, match="layer: expected LoRALinear, got Linear"):
         init_pissa_(nn.Linear(7, 5))
     with pytest.raises(ValueError, match="base: expected a dense weight, got a 4-bit one"):
-        init_pissa_(LoRALinear(FourBit(7, 5), rank=2, alpha=3.0))
+        init_pissa_(LoRALinear(QuantizedLinear(nn.Linear(7, 5)), rank=2, alpha=3.0))
     init_pissa_(fresh)
     weight = fresh.base.weight
     with pytest.raises(ValueError, match="expected a new layer"):

@@ -13,6 +13,7 @@ from companion.lora import (
     LoRAConv2d,
     LoRAEmbedding,
     LoRALinear,
+    QuantizedLinear,
     add_lora,
     lora_layers,
     merge_lora_,
@@ -415,26 +416,11 @@ def test_a_convolution_with_groups_is_refused_by_name():
     assert not model[0].is_merged
 
 
-class FourBit(nn.Module):
-    """What this room knows of a ``QuantizedLinear``: its sizes, its codes, and how to decode."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.bias = linear.bias
-        self.register_buffer("quantized", linear.weight.detach().clone())
-
-    def dequantize(self):
-        return self.quantized
-
-    def forward(self, x):
-        return nn.functional.linear(x, self.quantized, self.bias)
-
-
 @pytest.mark.parametrize("kind", [LoRALinear, DoRALinear])
 def test_a_four_bit_base_is_adapted_but_not_merged(kind):
     linear = nn.Linear(7, 5).double()
-    layer = randomise_(kind(FourBit(linear), rank=3, alpha=6.0))
+    layer = randomise_(kind(QuantizedLinear(linear), rank=3, alpha=6.0))
+    linear.weight = nn.Parameter(layer.base.dequantize())
     dense = kind(linear, rank=3, alpha=6.0)
     dense.load_state_dict(layer.state_dict() | {"base.weight": linear.weight}, strict=False)
     x = torch.randn(11, 7, dtype=torch.float64)

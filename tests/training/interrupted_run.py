@@ -19,7 +19,7 @@ import torch._dynamo  # which torch.optim would import in every run
 from safetensors.torch import save_file
 from torch import nn
 
-from companion.training import checkpoints, fit
+from companion.training import fit, whole_file
 
 STEPS = 23
 
@@ -41,10 +41,11 @@ def main(checkpoint: str, weights: str, death: str) -> None:
         if here == place and calls[here] == int(number):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def batch(i: int) -> torch.Tensor:
+    def batch() -> torch.Tensor:
         return torch.randn(7, 5, generator=rng) + random.random() + np.random.rand()  # noqa: NPY002
 
-    def step(x: torch.Tensor) -> dict[str, torch.Tensor]:
+    def step(i: int) -> dict[str, torch.Tensor]:
+        x = batch()
         loss = model(x).square().mean()
         adam.zero_grad()
         loss.backward()
@@ -59,10 +60,9 @@ def main(checkpoint: str, weights: str, death: str) -> None:
         die_at("write")  # the new file is complete, but has not taken the old one's place
         rename(source, target)
 
-    checkpoints.os.replace = replace
+    whole_file.os.replace = replace
     history = fit(
         step,
-        batch,
         steps=STEPS,
         state={"model": model, "adam": adam, "schedule": schedule},
         generators={"batches": rng},

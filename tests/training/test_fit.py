@@ -32,11 +32,11 @@ class Run:
         return loss
 
     def fit(self, steps: int, checkpoint, **options) -> dict[str, list[float]]:
-        def batch(i: int) -> torch.Tensor:
-            return torch.full((7, 3), float(i + 1), dtype=self.model.weight.dtype)
+        def step(i: int) -> torch.Tensor:
+            return self.step(torch.full((7, 3), float(i + 1), dtype=self.model.weight.dtype))
 
         options = {"state": self.state, "progress": False} | options
-        return fit(self.step, batch, steps=steps, checkpoint=checkpoint, **options)
+        return fit(step, steps=steps, checkpoint=checkpoint, **options)
 
     def bits(self) -> list[torch.Tensor]:
         return [p.detach().clone() for p in self.model.parameters()]
@@ -55,26 +55,25 @@ def test_loss_follows_the_hand_computed_path():
     """Gradient descent on (w − 1)²  with rate 1/4 halves the distance: 3, 1.5, 0.75."""
     w = torch.tensor(4.0)
 
-    def step(target: float) -> dict[str, float]:
-        distance = w.item() - target
+    def step(i: int) -> dict[str, float]:
+        distance = w.item() - 1.0
         w.sub_(0.25 * 2 * distance)
         return {"distance": distance, "w": w}
 
-    history = fit(step, lambda i: 1.0, steps=3, progress=False)
+    history = fit(step, steps=3, progress=False)
     assert history["distance"] == [3.0, 1.5, 0.75]
     assert history["w"] == [2.5, 1.75, 1.375]  # as it was then, though w has moved on
 
 
-def test_batches_are_asked_for_by_number():
+def test_steps_are_called_by_number():
     asked = []
-    fit(lambda batch: batch, lambda i: asked.append(i) or float(i), steps=4, progress=False)
+    fit(lambda i: asked.append(i) or float(i), steps=4, progress=False)
     assert asked == [0, 1, 2, 3]
 
 
 def test_history_holds_one_float_per_step_and_measure():
     history = fit(
         lambda i: {"loss": torch.tensor(2.0 * i, requires_grad=True), "steps": i},
-        lambda i: i,
         steps=3,
         progress=False,
     )
@@ -83,11 +82,11 @@ def test_history_holds_one_float_per_step_and_measure():
 
 
 def test_progress_bar_goes_to_standard_error(capsys):
-    fit(lambda batch: 1.0, lambda i: i, steps=3)
+    fit(lambda i: 1.0, steps=3)
     output = capsys.readouterr()
     assert output.out == ""
     assert "3/3" in output.err
-    fit(lambda batch: 1.0, lambda i: i, steps=3, progress=False)
+    fit(lambda i: 1.0, steps=3, progress=False)
     assert capsys.readouterr().err == ""
 
 
@@ -105,8 +104,8 @@ def test_continued_run_equals_one_run(path, tmp_path):
 def test_history_comes_back_in_full_precision(path):
     run = Run()
     options = {"state": run.state, "checkpoint": path, "progress": False}
-    whole = fit(lambda i: i / 3, lambda i: i, steps=2, **options)
-    assert fit(lambda i: i / 3, lambda i: i, steps=2, **options) == whole == {"loss": [0, 1 / 3]}
+    whole = fit(lambda i: i / 3, steps=2, **options)
+    assert fit(lambda i: i / 3, steps=2, **options) == whole == {"loss": [0, 1 / 3]}
 
 
 def test_bar_of_a_continued_run_begins_where_the_run_stopped(path, capsys):
@@ -138,7 +137,7 @@ def test_save_false_continues_from_the_file_and_leaves_it_alone(path):
     assert Run().fit(10, path, save=False, checkpoint_every=1) == expected
     asked = []
     options = {"state": Run().state, "checkpoint": path, "save": False, "progress": False}
-    fit(lambda i: 0.0, asked.append, steps=4, **options)
+    fit(lambda i: asked.append(i) or 0.0, steps=4, **options)
     assert asked == []  # it did continue from step 4
     assert path.read_bytes() == before
 
@@ -160,12 +159,12 @@ def test_global_generators_are_brought_back(path):
         return {"torch": torch.rand(()), "numpy": numpy_number, "python": random.random()}
 
     options = {"state": run.state, "progress": False, "checkpoint": path}
-    whole = fit(draw, lambda i: i, steps=4, **options | {"checkpoint": None})
+    whole = fit(draw, steps=4, **options | {"checkpoint": None})
     torch.manual_seed(1), random.seed(1), np.random.seed(1)  # noqa: NPY002
-    fit(draw, lambda i: i, steps=2, **options)
+    fit(draw, steps=2, **options)
     expected = draw(0)
     torch.manual_seed(2), random.seed(2), np.random.seed(2)  # noqa: NPY002
-    resumed = fit(draw, lambda i: i, steps=3, **options)
+    resumed = fit(draw, steps=3, **options)
     assert {name: row[2] for name, row in resumed.items()} == {
         name: float(value) for name, value in expected.items()
     }
@@ -248,12 +247,12 @@ def test_truncated_file_is_named(path, kept):
 
 def test_measures_must_stay_the_same():
     with pytest.raises(ValueError, match=r"expected the measures \['loss'\] .* got \['other'\]"):
-        fit(lambda i: {"loss" if i == 0 else "other": 1.0}, lambda i: i, steps=2, progress=False)
+        fit(lambda i: {"loss" if i == 0 else "other": 1.0}, steps=2, progress=False)
 
 
 def test_checkpoint_needs_state(path):
     with pytest.raises(ValueError, match="expected the objects to save in state="):
-        fit(lambda i: 1.0, lambda i: i, steps=1, checkpoint=path)
+        fit(lambda i: 1.0, steps=1, checkpoint=path)
 
 
 def test_what_cannot_be_saved_is_told_before_the_first_step(path):
@@ -263,7 +262,7 @@ def test_what_cannot_be_saved_is_told_before_the_first_step(path):
 
     taken = []
     with pytest.raises(TypeError, match="plain values in a state, got <class 'complex'> at 'state"):
-        fit(taken.append, lambda i: i, steps=3, state={"odd": Odd()}, checkpoint=path)
+        fit(taken.append, steps=3, state={"odd": Odd()}, checkpoint=path)
     assert taken == []
     assert not path.exists()
 
@@ -281,11 +280,13 @@ def test_continued_run_on_the_gpu_equals_one_run(path, tmp_path):
             run = Run()
             run.model.cuda()
             rng = torch.Generator("cuda").manual_seed(3)
+
+            def step(i: int, run: Run = run, rng: torch.Generator = rng) -> torch.Tensor:
+                batch = torch.randn(7, 3, device="cuda", generator=rng)
+                return run.step(batch + torch.rand((), device="cuda"))
+
             fit(
-                run.step,
-                lambda i, rng=rng: (
-                    torch.randn(7, 3, device="cuda", generator=rng) + torch.rand((), device="cuda")
-                ),
+                step,
                 steps=steps,
                 state=run.state,
                 generators={"rng": rng},

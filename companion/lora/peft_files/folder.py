@@ -10,7 +10,6 @@ Chapter: course/07_lora.ipynb.
 
 import difflib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,12 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from companion.checks import typed
-from companion.lora.convolution import LoRAConv2d, is_conv2d
-from companion.lora.dora import DoRALinear
-from companion.lora.embedding import LoRAEmbedding, is_embedding
-from companion.lora.injection import lora_layers, lora_parameters, unchanged_on_error
+from companion.lora.embedding import is_embedding
+from companion.lora.injection import attach, lora_layers, new_layer
 from companion.lora.layer import LoRALayer
-from companion.lora.linear import LoRALinear
 from companion.lora.peft_files.config import AdapterConfig, config_of, read_config
 from companion.lora.peft_files.differences import (
     check_base,
@@ -40,6 +36,7 @@ from companion.lora.peft_files.tensors import (
     unwrapped,
 )
 from companion.lora.pissa import init_pissa_
+from companion.training.whole_file import write_whole
 
 __all__ = ["load_lora", "save_lora"]
 
@@ -90,8 +87,8 @@ def save_lora(model: nn.Module, folder: Path | str) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # The config comes last: where it stands, the weights stand too.
-    _write(folder / _WEIGHTS, weights)
-    _write(folder / _CONFIG, json.dumps(config, indent=2).encode() + b"\n")
+    write_whole(folder / _WEIGHTS, lambda file: file.write_bytes(weights))
+    write_whole(folder / _CONFIG, lambda file: file.write_text(json.dumps(config, indent=2) + "\n"))
 
 
 @typed
@@ -135,32 +132,17 @@ def load_lora(model: nn.Module, folder: Path | str) -> nn.Module:
     if config.is_pissa:
         for name, base in bases.items():
             check_whole_weight(model, name, base)
-    earlier = set(lora_parameters(model))
-    with unchanged_on_error(model, bases.values()):
+
+    def make_layers() -> dict[str, LoRALayer]:
         layers = {name: _restored(name, bases[name], adapters[name], config) for name in bases}
         _check_base_tensors(model, layers, others)
-    for parameter in model.parameters():
-        if parameter not in earlier:
-            parameter.requires_grad_(False)
+        return layers
+
+    layers = attach(model, bases.values(), make_layers)
     for name, layer in layers.items():
         parent, _, last = paths[name].rpartition(".")
         setattr(model.get_submodule(parent), last, layer)
     return whole
-
-
-def _write(file: Path, content: bytes) -> None:
-    partial = file.with_name(file.name + ".partial")
-    with partial.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, file)
-    if os.name == "posix":  # the new name is safe once its folder is on the disk
-        descriptor = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _check_present(folder: Path) -> None:
@@ -237,7 +219,15 @@ def _restored(
 ) -> LoRALayer:
     """A LoRA layer on this base with the file's numbers in it."""
     try:
-        layer = _new_layer(base, config, name)
+        layer = new_layer(
+            base,
+            is_dora=config.is_dora,
+            rank=config.rank_of(name),
+            alpha=config.alpha_of(name),
+            dropout=config.dropout,
+            scaling=config.scaling,
+            generator=torch.Generator(),  # its numbers are replaced: the global state stays as is
+        )
         parts = in_file(layer)
         if tensors.keys() != parts.keys():
             raise ValueError(f"expected {', '.join(parts)} in the file, got {', '.join(tensors)}")
@@ -255,18 +245,3 @@ def _restored(
         for part, parameter in parts.items():
             parameter.copy_(tensors[part])
     return layer
-
-
-def _new_layer(base: nn.Module, config: AdapterConfig, name: str) -> LoRALayer:
-    settings = {
-        "rank": config.rank_of(name),
-        "alpha": config.alpha_of(name),
-        "dropout": config.dropout,
-        "scaling": config.scaling,
-        "generator": torch.Generator(),  # its numbers are replaced; the global state is not touched
-    }
-    if is_embedding(base):
-        return LoRAEmbedding(base, **settings)
-    if is_conv2d(base):
-        return LoRAConv2d(base, **settings)
-    return (DoRALinear if config.is_dora else LoRALinear)(base, **settings)
