@@ -78,14 +78,14 @@ bench: setup  ## measure our speed against other libraries (BENCH="wasserstein -
 	$(BIN)/python -m companion.bench $(BENCH)
 
 exercises: setup  ## write the students' versions of the exercises
-	$(BIN)/python course/exercises/classroom.py release
+	$(BIN)/python course/exercises/grader/classroom.py release
 
 grade: setup  ## collect and grade course/exercises/submitted/, with feedback and a CSV
-	$(BIN)/python course/exercises/classroom.py grade
+	$(BIN)/python course/exercises/grader/classroom.py grade
 
 chapter: setup  ## execute and clean one chapter (NB=course/02_wasserstein.ipynb)
 	$(if $(NB),,$(error say which: make chapter NB=course/NN_slug.ipynb))
-	$(BIN)/python jupyter_book/execute.py "$(NB)"
+	$(BIN)/python jupyter_book/scripts/execute.py "$(NB)"
 
 hooks: setup  ## check style before every commit in this clone
 	$(BIN)/pre-commit install

@@ -10,10 +10,17 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
-import ipywidgets as widgets
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
-from PIL import Image
+try:
+    import ipywidgets as widgets
+    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
+    from PIL import Image
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"companion.explore needs the package {error.name!r}; to install it: "
+        "make lab (or, with pip: pip install 'companion[course]')",
+        name=error.name,
+    ) from error
 
 __all__ = ["Frames", "frames"]
 

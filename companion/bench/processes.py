@@ -94,7 +94,7 @@ def _on_threads(work: Callable[[], Any]) -> list[Any]:
 
 
 def _spawn() -> list[list[float]]:
-    """Every rank's sum, written to a file: `spawn` returns nothing."""
+    """Every rank's sum, written to a file: ``spawn`` returns nothing."""
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(_spawned, (folder,), nprocs=RANKS)
         return [torch.load(Path(folder, str(rank))) for rank in range(RANKS)]

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from companion.data.installed import installed_file
+from companion.data.installed import COURSE, installed_file
 from companion.data.labelled import Labelled
 
 __all__ = ["faces"]
@@ -21,12 +21,15 @@ def faces() -> Labelled:
         ``images`` float32 ``[200, 1, 25, 25]`` in [0, 1];
         ``labels`` int64 ``[200]``, 1 for a face and 0 for a background.
 
+    Raises:
+        ImportError: If scikit-image is not installed; the message says how to install it.
+
     Example:
         >>> images, labels = faces()
         >>> tuple(images.shape), labels.sum().item()
         ((200, 1, 25, 25), 100)
     """
-    file = installed_file("skimage", "data/lfw_subset.npy", install="make lab")
+    file = installed_file("skimage", "data/lfw_subset.npy", install=COURSE)
     images = torch.from_numpy(np.load(file)).to(torch.float32).unsqueeze(1)
     labels = torch.zeros(len(images), dtype=torch.int64)
     labels[:100] = 1  # the file holds the faces first

@@ -2,6 +2,7 @@
 
 import torch
 
+from companion.data.installed import COURSE, installed_folder
 from companion.data.labelled import Labelled
 
 __all__ = ["digits"]
@@ -19,11 +20,15 @@ def digits() -> Labelled:
         ``images`` float32 ``[1797, 1, 8, 8]`` in [0, 1], white ink on black;
         ``labels`` int64 ``[1797]``, 0…9.
 
+    Raises:
+        ImportError: If scikit-learn is not installed; the message says how to install it.
+
     Example:
         >>> images, labels = digits()
         >>> tuple(images.shape), labels[:5].tolist()
         ((1797, 1, 8, 8), [0, 1, 2, 3, 4])
     """
+    installed_folder("sklearn", install=COURSE)  # else Python's own error names no command
     from sklearn.datasets import load_digits  # about a second: paid by those who ask for digits
 
     pixels, labels = load_digits(return_X_y=True)

@@ -7,7 +7,10 @@ a file that is missing or altered.
 from importlib.util import find_spec
 from pathlib import Path
 
-__all__ = ["installed_file", "installed_folder"]
+__all__ = ["COURSE", "installed_file", "installed_folder"]
+
+# What to type for the packages whose pictures we read.
+COURSE = "make lab (or, with pip: pip install 'companion[course]')"
 
 
 def installed_folder(package: str, *, install: str) -> Path:
@@ -21,8 +24,8 @@ def installed_folder(package: str, *, install: str) -> Path:
         ImportError: If ``package`` is not installed; the message holds ``install``.
 
     Example:
-        >>> installed_folder("sklearn", install="make lab").name
-        'sklearn'
+        >>> installed_folder("numpy", install="make lab").name
+        'numpy'
     """
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:

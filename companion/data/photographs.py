@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from companion.data.installed import installed_file
+from companion.data.installed import COURSE, installed_file
 
 __all__ = ["photos"]
 
@@ -39,6 +39,9 @@ def photos() -> dict[str, Float[Tensor, "3 H W"]]:
         Name → float32 ``[3, H, W]`` in [0, 1], sRGB values as stored in the file.
         Sizes differ, from 300×400 to 872×1000.
 
+    Raises:
+        ImportError: If one of the two is not installed; the message says how to install it.
+
     Example:
         >>> tuple(photos()["coffee"].shape)
         (3, 400, 600)
@@ -47,8 +50,9 @@ def photos() -> dict[str, Float[Tensor, "3 H W"]]:
 
 
 def _read(package: str, path: str) -> Float[Tensor, "3 H W"]:
-    from PIL import Image
+    file = installed_file(package, path, install=COURSE)
+    from PIL import Image  # scikit-image needs it, so it is there
 
-    with Image.open(installed_file(package, path, install="make lab")) as image:
+    with Image.open(file) as image:
         pixels = np.array(image.convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1).to(torch.float32).div(255).contiguous()

@@ -46,9 +46,9 @@ def flash_attention(
 
     The backward pass recomputes the weights from the log-sum-exp (Dao et al. 2022, §3.1), in one
     pass for dQ and one for dK and dV, so that no sum depends on the order in which threads run.
-    Works under `torch.compile`, autocast, `torch.vmap`, `torch.func.grad`, `vjp` and `jacrev`;
-    forward-mode and second derivatives are refused. Where we differ from the authors' library:
-    any strides, and a gradient for the log-sum-exp.
+    Works under ``torch.compile``, autocast, ``torch.vmap``, ``torch.func.grad``, ``vjp`` and
+    ``jacrev``; forward-mode and second derivatives are refused. Where we differ from the authors'
+    library: any strides, and a gradient for the log-sum-exp.
 
     Args:
         q, k, v: Queries, keys and values: one dtype (float16, bfloat16, float32 or float64), one
@@ -57,20 +57,20 @@ def flash_attention(
         causal: Query i sees no key after its own position i + S − T: the last query meets the
             last key, also when T ≠ S.
         window: Keys around its position that a query sees: w for |p − j| < w, or (left, right);
-            see `companion.flash.masks.resolve_window`.
+            see ``companion.flash.masks.resolve_window``.
         scale: Multiplies the scores; 1/√D unless told.
         return_lse: Return the log-sum-exp too. It is differentiable.
         deterministic: False permits other orders of summation. Every back end here gives the same
             bits each time either way.
 
     Returns:
-        The output, contiguous, in the inputs' dtype; with `return_lse`, also the natural
+        The output, contiguous, in the inputs' dtype; with ``return_lse``, also the natural
         logarithm of the normaliser, in float32 (float64 for float64). A query that sees no key
         gets 0 and −inf, and passes no gradient.
 
     Raises:
         TypeError, ValueError: An argument is not as above.
-        RuntimeError: The back end cannot run here; see `attention_backend`.
+        RuntimeError: The back end cannot run here; see ``attention_backend``.
 
     Example:
         >>> q = k = torch.eye(16)[None, None, :2]

@@ -22,12 +22,12 @@ def attention_backend(name: str) -> Iterator[None]:
 
     Without it, CUDA tensors use the Triton kernels (float64: the tiled form, which Triton has no
     use for) and all others the tiled form. The backward pass uses the back end of its forward,
-    also when it runs outside of the context. A function compiled by `torch.compile` keeps the one
+    also when it runs outside of the context. A function compiled by ``torch.compile`` keeps the one
     that was in force when it was compiled; open the context around it, not inside it.
 
     Args:
-        name: "triton" takes CUDA tensors, or CPU tensors where `TRITON_INTERPRET=1` was set before
-            Triton was imported. "tiled" runs anywhere. "naive" keeps the T × S matrix, runs
+        name: "triton" takes CUDA tensors, or CPU tensors where ``TRITON_INTERPRET=1`` was set
+            before Triton was imported. "tiled" runs anywhere. "naive" keeps the T × S matrix, runs
             anywhere, and is the one whose gradient can be differentiated again.
 
     Raises:
@@ -68,7 +68,7 @@ def chosen_backend(device_type: str, dtype: torch.dtype) -> str:
     return forced
 
 
-# What `torch.compiler.assume_constant_result` sets; as a decorator it would also import the
+# What ``torch.compiler.assume_constant_result`` sets; as a decorator it would also import the
 # compiler, and with it Triton, for every reader of the chapter.
 chosen_backend._dynamo_marked_constant = True
 

@@ -1,7 +1,7 @@
 """What the public functions of this chapter accept; every error says what was expected.
 
 Checks that read only shapes and types are made on entry. Checks that read numbers (offsets,
-lengths) are made where the numbers are first used, so that `torch.compile` can trace the rest.
+lengths) are made where the numbers are first used, so that ``torch.compile`` can trace the rest.
 """
 
 import math

@@ -45,9 +45,9 @@ def flash_decode(
     scale: float | None = None,
     return_lse: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """softmax(scale · q Kᵀ) V for one query per sequence, over the first `lengths` keys of each.
+    """softmax(scale · q Kᵀ) V for one query per sequence, over the first ``lengths`` keys of each.
 
-    No gradients: use `flash_attention` where they are needed.
+    No gradients: use ``flash_attention`` where they are needed.
 
     Args:
         q: The new query, at the position after which nothing is seen: it sees its whole cache.
@@ -57,7 +57,8 @@ def flash_decode(
             all. Checked on the CPU; on a GPU clamped, since a check would wait for the device.
         splits: P, in how many parts the keys are cut. The result depends on it only in its
             rounding. None: on a GPU enough to occupy every multiprocessor (see
-            `companion.flash.triton.tuning.decode_splits`), elsewhere one part for every 2048 keys.
+            ``companion.flash.triton.tuning.decode_splits``), elsewhere one part for every 2048
+            keys.
         scale: Multiplies the scores; 1/√D unless told.
         return_lse: Return the log-sum-exp too, shaped as q without D.
 

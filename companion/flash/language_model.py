@@ -27,7 +27,7 @@ _NAME = "companion_tiles"
 
 @contextmanager
 def use_flash_attention(model: "PreTrainedModel") -> Iterator["PreTrainedModel"]:
-    """Run a causal language model with `flash_attention`; afterwards it is as it was.
+    """Run a causal language model with ``flash_attention``; afterwards it is as it was.
 
     Generation with a growing cache, prefill in chunks and training work. Not done, and refused
     when it is asked for: padding, several texts packed into one row, masks of the caller's,

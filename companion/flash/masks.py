@@ -30,13 +30,13 @@ def resolve_window(
 
     Args:
         window: None sees every key. An integer w sees the keys with |p − j| < w: the query's own
-            position and w − 1 on either side (with `causal`, the last w keys, as in Mistral 7B).
+            position and w − 1 on either side (with ``causal``, the last w keys, as in Mistral 7B).
             A pair (left, right) counts each side; None or −1 leaves a side unlimited, and so
             does 2³¹ or more: no sequence is that long.
         causal: Hide the keys after p.
 
     Raises:
-        TypeError: `window` is none of these.
+        TypeError: ``window`` is none of these.
         ValueError: An integer below 1, or a side below −1.
 
     Example:

@@ -33,8 +33,8 @@ def merge_partials(
             hold anything, NaN included.
 
     Returns:
-        The output in `outs`' dtype, and the log-sum-exp in float32 (float64 if either is float64).
-        A row that is −inf in all parts gives 0 and −inf.
+        The output in ``outs``' dtype, and the log-sum-exp in float32 (float64 if either is
+        float64). A row that is −inf in all parts gives 0 and −inf.
 
     Raises:
         TypeError: Neither tensors of floating-point numbers nor sequences of them.

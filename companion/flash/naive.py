@@ -29,7 +29,7 @@ def naive_attention(
     Args:
         q, k, v: Queries, keys and values. G divides H: query head h reads key head h ÷ (H ÷ G).
         causal: Query i sees no key after position i + S − T.
-        window: See `companion.flash.masks.resolve_window`.
+        window: See ``companion.flash.masks.resolve_window``.
         scale: Multiplies the scores; 1/√D unless told.
 
     Returns:

@@ -1,9 +1,10 @@
-"""One attention, known to eager autograd, to `torch.func` and to `torch.compile`.
+"""One attention, known to eager autograd, to ``torch.func`` and to ``torch.compile``.
 
-PyTorch has two ways to register a forward and a backward pass, and neither covers everything:
-an `autograd.Function` with `setup_context` works under `torch.func`, but the compiler does not
-trace one that also defines `vmap` and `jvp`; a `torch.library` operator is made for the compiler,
-but `torch.func.grad` refuses its autograd. So both are registered here, over the same functions.
+PyTorch has two ways to register a forward and a backward pass, and neither covers everything: an
+``autograd.Function`` with ``setup_context`` works under ``torch.func``, but the compiler does not
+trace one that also defines ``vmap`` and ``jvp``; a ``torch.library`` operator is made for the
+compiler, but ``torch.func.grad`` refuses its autograd. So both are registered here, over the same
+functions.
 """
 
 import inspect
@@ -35,16 +36,16 @@ def attention_operator(
     """A differentiable function from a forward and a backward pass.
 
     Args:
-        name: The operators are `companion::<name>` and `companion::<name>_backward`.
+        name: The operators are ``companion::<name>`` and ``companion::<name>_backward``.
         forward: (*tensors, left, right, scale, backend) → (out, lse), where the first three
             tensors are q, k and v, and the others are vectors of integers.
         backward: (grad_out, grad_lse, *tensors, out, lse, left, right, scale, backend)
             → (dq, dk, dv); grad_lse may be None.
-        fold_dim: The dimension of q, k and v that `vmap`'s own can be folded into. Heads and
+        fold_dim: The dimension of q, k and v that ``vmap``'s own can be folded into. Heads and
             batches are both independent, so either will do.
 
     Returns:
-        A function with the arguments of `forward`.
+        A function with the arguments of ``forward``.
     """
     forward_op = custom_op(f"companion::{name}", forward, mutates_args=())
     backward_op = custom_op(f"companion::{name}_backward", backward, mutates_args=())
@@ -71,7 +72,7 @@ def attention_function(
 
     Args:
         name: The Functions are called as this.
-        forward, backward, fold_dim: As in `attention_operator`, but with settings of any number
+        forward, backward, fold_dim: As in ``attention_operator``, but with settings of any number
             and kind after the tensors.
     """
     title = name.title().replace("_", "")
@@ -87,7 +88,7 @@ def attention_function(
 
 
 def _function(name: str, members: dict[str, Callable]) -> type[Function]:
-    # `apply` asks for it at every call; kept here, a call of one token is a quarter quicker.
+    # ``apply`` asks for it at every call; kept here, a call of one token is a quarter quicker.
     members["forward"].__signature__ = inspect.signature(members["forward"])
     return type(name, (Function,), {key: staticmethod(value) for key, value in members.items()})
 
@@ -124,10 +125,10 @@ def _refuse_forward_mode(ctx: Any, *tangents: Any) -> None:
 
 
 def _folding(call: Callable, fold_dim: int) -> Callable:
-    """The rule of `vmap`: fold its dimension into one that is independent anyway, and call once.
+    """The rule of ``vmap``: fold its dimension into one that is independent anyway, and call once.
 
     out and the gradients have as many dimensions as q; lse has one less, and its first is the one
-    that q's `fold_dim` becomes, both for "B H T" and, packed, for "H N".
+    that q's ``fold_dim`` becomes, both for "B H T" and, packed, for "H N".
     """
 
     def rule(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:

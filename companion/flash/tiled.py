@@ -198,7 +198,7 @@ def _rows(x_GRTD: Tensor, dtype: torch.dtype) -> Float[Tensor, "G M D"]:
 
 
 def _scratch(q_GRTD: Tensor, tiles: Tiling, dtype: torch.dtype, *, count: int = 1) -> Tensor:
-    """Memory for `count` tiles of scores, used by one tile after the other."""
+    """Memory for ``count`` tiles of scores, used by one tile after the other."""
     rows = min(tiles.head_tile, len(q_GRTD)) * q_GRTD.shape[1] * tiles.query_tile
     return q_GRTD.new_empty(count * rows * tiles.key_tile, dtype=dtype)
 

@@ -1,4 +1,4 @@
-"""`tiled_attention`: the tiled passes as one function that autograd knows."""
+"""``tiled_attention``: the tiled passes as one function that autograd knows."""
 
 import torch
 from jaxtyping import Float
@@ -27,21 +27,22 @@ def tiled_attention(
 ) -> Float[Tensor, "B H T D"] | tuple[Float[Tensor, "B H T D"], Float[Tensor, "B H T"]]:
     """Attention in plain PyTorch, in one pass over the keys and with memory linear in T and S.
 
-    What `flash_attention` runs on a CPU, with the size of the tiles open to choice, for any D.
-    The equations and their sources are in `companion.flash.tiled`.
-    Works under autocast and `torch.func`, like `flash_attention`, but not under `torch.compile`.
+    What ``flash_attention`` runs on a CPU, with the size of the tiles open to choice, for any D.
+    The equations and their sources are in ``companion.flash.tiled``.
+    Works under autocast and ``torch.func``, like ``flash_attention``, but not under
+    ``torch.compile``.
 
     Args:
-        q, k, v: One dtype and device, any strides; see `flash_attention`.
+        q, k, v: One dtype and device, any strides; see ``flash_attention``.
         causal: Query i sees no key after position i + S − T.
-        window: See `companion.flash.masks.resolve_window`.
+        window: See ``companion.flash.masks.resolve_window``.
         scale: Multiplies the scores; 1/√D unless told.
         return_lse: Return the log-sum-exp too. It is differentiable.
         query_tile, key_tile: Queries (of each head) and keys of one tile. None chooses what is
             quick. The result does not depend on them, but for rounding.
 
     Returns:
-        The output in the inputs' dtype; with `return_lse`, also the natural logarithm of the
+        The output in the inputs' dtype; with ``return_lse``, also the natural logarithm of the
         normaliser, in float32 (float64 for float64). A query that sees no key gets 0 and −∞.
 
     Raises:

@@ -33,14 +33,14 @@ class Tiling(NamedTuple):
     key_tile: int
 
     def query_tiles(self, keys: slice | None = None) -> Iterator[slice]:
-        """All queries; with `keys`, those tiles alone that see any of these."""
+        """All queries; with ``keys``, those tiles alone that see any of these."""
         reach = 0, self.queries
         if keys is not None:
             reach = query_range(keys.start, keys.stop, self.queries, self.keys, self.window)
         return pieces(*reach, self.query_tile)
 
     def key_tiles(self, queries: slice | None = None) -> Iterator[slice]:
-        """All keys; with `queries`, those tiles alone that any of these sees."""
+        """All keys; with ``queries``, those tiles alone that any of these sees."""
         reach = 0, self.keys
         if queries is not None:
             reach = key_range(queries.start, queries.stop, self.queries, self.keys, self.window)
@@ -52,7 +52,7 @@ class Tiling(NamedTuple):
         """+∞ where a query of this tile sees a key, −∞ where not; None where it sees them all.
 
         The smaller of this and the scores is the masked scores. (Adding −∞ would make NaN of a
-        hidden +∞, and `masked_fill_` takes ten times as long on a CPU.)
+        hidden +∞, and ``masked_fill_`` takes ten times as long on a CPU.)
 
         Args:
             queries, keys: The tile.
@@ -72,7 +72,7 @@ class Tiling(NamedTuple):
         ):
             return None
         height, width = queries.stop - queries.start, keys.stop - keys.start
-        # `visible_TS` puts the tile's first query at width − height; it is at first − keys.start.
+        # ``visible_TS`` puts the tile's first query at width − height; it is at first − keys.start.
         moved = first - keys.start - (width - height)
         left, right = (
             None if left is None else left - moved,
@@ -105,7 +105,7 @@ def tiling(
 
 
 def pieces(start: int, stop: int, size: int) -> Iterator[slice]:
-    """Consecutive slices of at most `size` that cover start … stop − 1.
+    """Consecutive slices of at most ``size`` that cover start … stop − 1.
 
     Example:
         >>> [(piece.start, piece.stop) for piece in pieces(3, 8, 2)]

@@ -47,21 +47,21 @@ def flash_attention_varlen(
     return_lse: bool = False,
     deterministic: bool = True,
 ) -> Float[Tensor, "N H D"] | tuple[Float[Tensor, "N H D"], Float[Tensor, "H N"]]:
-    """`flash_attention` of each sequence of a pack, in one call, with gradients.
+    """``flash_attention`` of each sequence of a pack, in one call, with gradients.
 
     Args:
-        q, k, v: As in `flash_attention`, but with the tokens of all sequences in one dimension.
+        q, k, v: As in ``flash_attention``, but with the tokens of all sequences in one dimension.
         q_offsets, k_offsets: Where each sequence starts, and last where the pack ends: int32 or
             int64, on the CPU or beside q. A sequence may be empty.
         causal, window: Within each sequence; positions are aligned at its last query and key.
-        scale, return_lse, deterministic: As in `flash_attention`.
+        scale, return_lse, deterministic: As in ``flash_attention``.
 
     Returns:
         The output and, if asked, the log-sum-exp. A query whose sequence has no keys gets 0, −inf.
 
     Raises:
         TypeError, ValueError: An argument is not as above.
-        RuntimeError: The back end cannot run here; see `attention_backend`.
+        RuntimeError: The back end cannot run here; see ``attention_backend``.
 
     Example:
         >>> v = torch.arange(3.0).reshape(3, 1, 1).expand(3, 1, 16)

@@ -26,7 +26,7 @@ def lora_plus_groups(
     lr_embedding: float | None = None,
     weight_decay: float = 0.0,
 ) -> list[dict[str, Any]]:
-    """Parameter groups for an optimiser: A at ``lr``, B at ``ratio * lr``.
+    """Parameter groups for an optimizer: A at ``lr``, B at ``ratio * lr``.
 
     x Aᵀ sums over all I inputs, so its step must shrink as I grows; B's sum has R terms, whatever
     the width. One rate for both leaves B too slow in a wide model; the paper's experiments use 2⁴.

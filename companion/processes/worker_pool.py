@@ -1,7 +1,7 @@
 """A pool of worker processes or threads in which nothing waits for ever.
 
-`multiprocessing.Pool` waits for the result of a worker that was killed; the executors of
-`concurrent.futures` notice, and then refuse all further work. Here each worker has a thread in
+``multiprocessing.Pool`` waits for the result of a worker that was killed; the executors of
+``concurrent.futures`` notice, and then refuse all further work. Here each worker has a thread in
 this process that watches it: a loss costs one task, named in the error, and the pool goes on.
 
 Chapter: course/10_processes.ipynb.  Dimension key: W workers.
@@ -83,7 +83,7 @@ class WorkerPool:
 
         Returns:
             A future. Its exception may be the task's own, with a note that holds the worker's
-            traceback, or `WorkerDied`, `TaskTimeout`, or TypeError for what cannot be pickled.
+            traceback, or ``WorkerDied``, ``TaskTimeout``, or TypeError for what cannot be pickled.
 
         Raises:
             RuntimeError: If the pool is closed.
@@ -113,7 +113,7 @@ class WorkerPool:
         Args:
             fn: What to call.
             items: What to call it with, one at a time.
-            timeout_s: Seconds for each task, as in `submit`.
+            timeout_s: Seconds for each task, as in ``submit``.
             progress: Show a bar (on standard error) of tasks done.
 
         Returns:

@@ -58,8 +58,9 @@ class SelfAttention(nn.Module):
     Args:
         config: The sizes.
         attention: Called as ``attention(q, k, v, causal=True)`` or, where there is a mask, as
-            ``attention(q, k, v, mask=mask)``; shapes, mask and alignment as `torch_attention`. One
-            that takes no mask, as `companion.flash.flash_attention`, serves where none is given.
+            ``attention(q, k, v, mask=mask)``; shapes, mask and alignment as ``torch_attention``.
+            One that takes no mask, as ``companion.flash.flash_attention``, serves where none is
+            given.
         generator: Source of the weights; torch's own unless told.
     """
 

@@ -62,7 +62,7 @@ class GatedMLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer; arguments as of `SelfAttention`, and ``rotation`` as `rotation_at` gives it."""
+    """One layer; arguments as ``SelfAttention``'s, ``rotation`` as ``rotation_at`` gives it."""
 
     def __init__(
         self,
@@ -89,12 +89,12 @@ class Transformer(nn.Module):
     """Tokens in, logits of each next token out.
 
     The parts come from outside. Attention is an argument. A precision is set around the model
-    (`torch.autocast`) or on it (``.to(torch.bfloat16)``). A projection is a plain `nn.Linear`
+    (``torch.autocast``) or on it (``.to(torch.bfloat16)``). A projection is a plain ``nn.Linear``
     that any module may replace: ``model.layers[0].self_attn.q_proj = Wrapped(...)``.
 
     Args:
         config: The sizes.
-        attention: See `SelfAttention`.
+        attention: See ``SelfAttention``.
         generator: Source of the first weights, on the CPU; torch's own unless told.
 
     Example:

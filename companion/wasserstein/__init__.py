@@ -39,7 +39,7 @@ from companion.wasserstein.updates import (
     critic_steps_at,
     generator_loss,
     generator_step,
-    published_optimiser,
+    published_optimizer,
 )
 
 __all__ = [
@@ -63,7 +63,7 @@ __all__ = [
     "gradient_penalty",
     "lipschitz_estimate",
     "log_sinkhorn",
-    "published_optimiser",
+    "published_optimizer",
     "ring_centres",
     "ring_of_gaussians",
     "sinkhorn",

@@ -105,10 +105,10 @@ def draw_samples(samples: Float[Tensor, "N *shape"]) -> "Figure":
 
 
 def _save_picture(samples: Float[Tensor, "N *shape"], file: Path) -> None:
-    """A machine that only trains may lack matplotlib: the checkpoint can be drawn from later."""
+    """A machine that only trains may lack matplotlib; with it, the checkpoint draws the same."""
     if find_spec("matplotlib") is None:
         install = "pip install 'companion[course]'"
-        print(f"{file} needs matplotlib: {install}, then this command again, draws it")
+        print(f"{file} is not drawn without matplotlib: {install}, then the same command")
         return
     import matplotlib.pyplot as plt
 

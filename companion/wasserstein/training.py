@@ -19,7 +19,7 @@ from companion.wasserstein.updates import (
     critic_step,
     critic_steps_at,
     generator_step,
-    published_optimiser,
+    published_optimizer,
 )
 
 __all__ = ["CriticHistory", "WGANHistory", "WGANStep", "train_critic", "train_wgan"]
@@ -99,12 +99,12 @@ def train_critic(
     _check_counts(1, batch_size=1 if batch_size is None else batch_size)
     _check_counts(0, steps=steps)
     _constrain(critic, constraint, generator_rng)
-    optimiser = published_optimiser(critic, constraint, learning_rate)
+    optimizer = published_optimizer(critic, constraint, learning_rate)
     seen = real.new_zeros(steps, 2)
     for step in range(steps):
         losses = critic_step(
             critic,
-            optimiser,
+            optimizer,
             _draw(real, batch_size, generator_rng),
             _draw(fake, batch_size, generator_rng),
             constraint=constraint,
@@ -119,7 +119,7 @@ def train_critic(
 class WGANStep:
     """One generator step of a Wasserstein GAN, with the critic steps before it.
 
-    Holds the networks and their optimisers; ``state`` names all that a checkpoint must keep.
+    Holds the networks and their optimizers; ``state`` names all that a checkpoint must keep.
     The arguments are those of ``train_wgan``.
     """
 
@@ -142,8 +142,8 @@ class WGANStep:
         _check_counts(1, n_critic=n_critic, batch_size=batch_size)
         _constrain(critic, constraint, generator_rng)
         self.generator, self.critic, self.data = generator, critic, data
-        self.critic_optimiser = published_optimiser(critic, constraint, learning_rate)
-        self.generator_optimiser = published_optimiser(generator, constraint, learning_rate)
+        self.critic_optimizer = published_optimizer(critic, constraint, learning_rate)
+        self.generator_optimizer = published_optimizer(generator, constraint, learning_rate)
         if warm_up is None:
             warm_up = 25 if constraint == "clip" else 0
         self.schedule = {"n_critic": n_critic, "warm_up": warm_up}
@@ -163,13 +163,13 @@ class WGANStep:
                 fake = self.generator(self.noise())
             loss, penalty = critic_step(
                 self.critic,
-                self.critic_optimiser,
+                self.critic_optimizer,
                 real,
                 fake,
                 generator_rng=self.rng,
                 **self.limits,
             )
-        score = generator_step(self.generator, self.critic, self.generator_optimiser, self.noise())
+        score = generator_step(self.generator, self.critic, self.generator_optimizer, self.noise())
         return {"critic_loss": loss, "penalty": penalty, "generator_loss": score}
 
     def noise(self) -> Float[Tensor, "B Z"]:
@@ -180,9 +180,13 @@ class WGANStep:
 
     @property
     def state(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
-        """Name → object whose ``state_dict`` the next step depends on."""
-        names = ("generator", "critic", "generator_optimiser", "critic_optimiser")
-        return {name: getattr(self, name) for name in names}
+        """Name → object whose ``state_dict`` the next step depends on, as checkpoints spell it."""
+        return {
+            "generator": self.generator,
+            "critic": self.critic,
+            "generator_optimiser": self.generator_optimizer,
+            "critic_optimiser": self.critic_optimizer,
+        }
 
 
 @typed
@@ -205,7 +209,7 @@ def train_wgan(
 ) -> WGANHistory:
     """Train a Wasserstein GAN, both networks in place.
 
-    The defaults are the published settings of each constraint: see ``published_optimiser`` and
+    The defaults are the published settings of each constraint: see ``published_optimizer`` and
     ``critic_steps_at``.
 
     Source: Arjovsky et al. 2017, arXiv:1701.07875, Algorithm 1 ("clip"); Gulrajani et al. 2017,
@@ -220,7 +224,7 @@ def train_wgan(
         n_critic: Critic steps before each generator step.
         warm_up: As in ``critic_steps_at``; None takes 25 for "clip" and 0 otherwise.
         batch_size: B, samples in one step.
-        learning_rate: For both optimisers; None takes the published one.
+        learning_rate: For both optimizers; None takes the published one.
         clip_limit: Bound of every weight of the critic, for "clip".
         penalty_weight: λ, for "penalty"; the toy problems of arXiv:1704.00028 use 0.1.
         generator_rng: Source of all randomness: batches, noise, mixing weights.

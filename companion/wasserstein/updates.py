@@ -23,7 +23,7 @@ __all__ = [
     "critic_steps_at",
     "generator_loss",
     "generator_step",
-    "published_optimiser",
+    "published_optimizer",
 ]
 
 Constraint = Literal["clip", "penalty", "spectral"]
@@ -86,7 +86,7 @@ def critic_steps_at(step: int, *, n_critic: int = 5, warm_up: int = 25) -> int:
 @typed
 def critic_step(
     critic: nn.Module,
-    optimiser: Optimizer,
+    optimizer: Optimizer,
     real: Float[Tensor, "B *shape"],
     fake: Float[Tensor, "B *shape"],
     *,
@@ -107,9 +107,9 @@ def critic_step(
         penalty = gradient_penalty(
             critic, real, fake, weight=penalty_weight, generator=generator_rng
         )
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     (loss + penalty).backward()
-    optimiser.step()
+    optimizer.step()
     if constraint == "clip":
         clip_weights_(critic, clip_limit)
     return loss.detach(), penalty.detach()
@@ -117,24 +117,24 @@ def critic_step(
 
 @typed
 def generator_step(
-    generator: nn.Module, critic: nn.Module, optimiser: Optimizer, noise: Float[Tensor, "B Z"]
+    generator: nn.Module, critic: nn.Module, optimizer: Optimizer, noise: Float[Tensor, "B Z"]
 ) -> Float[Tensor, ""]:
     """One update of the generator; returns its loss from before the update.
 
     No gradient is left in the critic's weights: ``inputs=`` asks for the generator's alone.
     """
     loss = generator_loss(critic(generator(noise)))
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     loss.backward(inputs=[p for p in generator.parameters() if p.requires_grad])
-    optimiser.step()
+    optimizer.step()
     return loss.detach()
 
 
 @typed
-def published_optimiser(
+def published_optimizer(
     module: nn.Module, constraint: Constraint, learning_rate: float | None = None
 ) -> Optimizer:
-    """The optimiser of the paper behind a constraint, with its rate unless another is given.
+    """The optimizer of the paper behind a constraint, with its rate unless another is given.
 
     "clip": RMSprop, 5e-5 (arXiv:1701.07875, Algorithm 1). "penalty": Adam, 1e-4, betas (0.5, 0.9)
     (the code of arXiv:1704.00028). "spectral": the same Adam; its paper trains with other losses.

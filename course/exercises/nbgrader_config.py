@@ -1,11 +1,12 @@
-"""nbgrader's settings for this course: read by classroom.py, `nbgrader ...` and the formgrader."""
+"""nbgrader's settings for this course: for grader/classroom.py, `nbgrader …` and the formgrader."""
 
 import sys
 from pathlib import Path
 
 here = str(Path(__file__).parent)
-if here not in sys.path:
-    sys.path.insert(0, here)
+grader = str(Path(__file__).parent / "grader")
+if grader not in sys.path:
+    sys.path.insert(0, grader)
 
 import feedback_page  # noqa: E402
 import grading  # noqa: E402

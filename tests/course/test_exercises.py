@@ -49,7 +49,8 @@ SOLUTION = re.compile(
 
 def command(root, *arguments):
     """What `make exercises` and `make grade` run."""
-    return [sys.executable, str(COURSE / "classroom.py"), *arguments, "--root", str(root)]
+    script = COURSE / "grader" / "classroom.py"
+    return [sys.executable, str(script), *arguments, "--root", str(root)]
 
 
 def classroom(root, *arguments, status=0):

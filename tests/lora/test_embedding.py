@@ -106,14 +106,14 @@ def test_at_the_start_b_gets_no_gradient_and_a_does():
 def test_the_padding_tokens_row_stays_as_it_is():
     layer = LoRAEmbedding(nn.Embedding(11, 5, padding_idx=-4), rank=3, alpha=6.0)
     assert layer.padding_idx == 7
-    optimiser = torch.optim.SGD(layer.adapter_parameters(), lr=1.0)
+    optimizer = torch.optim.SGD(layer.adapter_parameters(), lr=1.0)
     ids = torch.tensor([7, 7, 2])
     for _ in range(2):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (layer(ids) - 1).square().sum().backward()
         assert not layer.a_RV.grad[:, 7].any()
         assert layer.a_RV.grad[:, 2].all()
-        optimiser.step()
+        optimizer.step()
     assert torch.equal(layer(ids)[0], layer.base.weight[7])
     assert not torch.equal(layer(ids)[2], layer.base.weight[2])
 

@@ -1,4 +1,4 @@
-"""The groups of LoRA+ by hand and against PEFT's optimiser."""
+"""The groups of LoRA+ by hand and against PEFT's optimizer."""
 
 import pytest
 import torch
@@ -100,15 +100,15 @@ def test_same_groups_as_peft(dora):
                 assert decay == expected[peer]["weight_decay"]
 
 
-def test_an_optimiser_takes_the_groups_and_b_moves_further():
+def test_an_optimizer_takes_the_groups_and_b_moves_further():
     model = add_lora(nn.Sequential(nn.Linear(6, 5)), targets=["0"], rank=2, alpha=4.0)
-    optimiser = torch.optim.Adam(lora_plus_groups(model, lr=1e-3, ratio=8))
+    optimizer = torch.optim.Adam(lora_plus_groups(model, lr=1e-3, ratio=8))
     layer = model[0]
     with torch.no_grad():
         layer.b_OR.fill_(1.0)
     before = [p.detach().clone() for p in (layer.a_RI, layer.b_OR)]
     model(torch.randn(11, 6)).square().sum().backward()
-    optimiser.step()
+    optimizer.step()
     # Adam's first step has the size of the rate.
     for parameter, old, rate in zip((layer.a_RI, layer.b_OR), before, (1e-3, 8e-3), strict=True):
         torch.testing.assert_close(

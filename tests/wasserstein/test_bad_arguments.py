@@ -18,7 +18,7 @@ def generator():
     return w.Generator(4, 2, width=3, depth=1)
 
 
-def optimiser(module):
+def optimizer(module):
     return torch.optim.SGD(module.parameters(), lr=0.1)
 
 
@@ -37,7 +37,7 @@ def calls():
         w.critic_loss: {"real_scores": A, "fake_scores": B},
         w.critic_step: {
             "critic": real_critic,
-            "optimiser": optimiser(real_critic),
+            "optimizer": optimizer(real_critic),
             "real": X,
             "fake": Y,
             "constraint": "clip",
@@ -49,14 +49,14 @@ def calls():
         w.generator_step: {
             "generator": real_generator,
             "critic": critic(),
-            "optimiser": optimiser(real_generator),
+            "optimizer": optimizer(real_generator),
             "noise": torch.ones(3, 4),
         },
         w.gradient_norms: {"critic": critic(), "points": X},
         w.gradient_penalty: {"critic": critic(), "real": X, "fake": Y},
         w.lipschitz_estimate: {"critic": critic(), "x": X, "y": Y},
         w.log_sinkhorn: weights | {"epsilon": 0.5, "max_iter": 3},
-        w.published_optimiser: {"module": critic(), "constraint": "clip"},
+        w.published_optimizer: {"module": critic(), "constraint": "clip"},
         w.ring_centres: {"modes": 3, "radius": 1.0},
         w.ring_of_gaussians: {"n": 3, "modes": 3, "radius": 1.0, "std": 0.1},
         w.sinkhorn: weights | {"epsilon": 0.5, "tol": 1e-3, "max_iter": 99},

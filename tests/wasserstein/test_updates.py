@@ -13,7 +13,7 @@ from companion.wasserstein.updates import (
     critic_steps_at,
     generator_loss,
     generator_step,
-    published_optimiser,
+    published_optimizer,
 )
 
 
@@ -146,9 +146,9 @@ def test_generator_step_accepts_frozen_layers():
     assert generator.layers[2].weight.grad.any()
 
 
-def test_published_optimisers():
+def test_published_optimizers():
     clip, penalty, spectral = (
-        published_optimiser(nn.Linear(2, 2), name) for name in ("clip", "penalty", "spectral")
+        published_optimizer(nn.Linear(2, 2), name) for name in ("clip", "penalty", "spectral")
     )
     assert type(clip) is torch.optim.RMSprop
     assert clip.defaults["lr"] == 5e-5
@@ -160,5 +160,5 @@ def test_published_optimisers():
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 @pytest.mark.parametrize("constraint", ["clip", "penalty"])
 def test_another_rate_is_kept_even_if_it_is_zero(constraint, rate):
-    optimiser = published_optimiser(nn.Linear(2, 2), constraint, rate)
-    assert math.isclose(optimiser.defaults["lr"], rate)
+    optimizer = published_optimizer(nn.Linear(2, 2), constraint, rate)
+    assert math.isclose(optimizer.defaults["lr"], rate)

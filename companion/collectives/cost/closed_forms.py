@@ -1,6 +1,6 @@
 """The time of a collective from the α–β–γ model; where two algorithms cross; which is fastest.
 
-Source: see `companion.collectives.cost.coefficients`, where the factors are listed.
+Source: see ``companion.collectives.cost.coefficients``, where the factors are listed.
 Chapter: course/11_collectives.ipynb.  Dimension key: P ranks, S bytes.
 """
 
@@ -41,12 +41,13 @@ def collective_cost(
 
         ring:  2(P−1) α + 2(P−1)/P · S β + (P−1)/P · S γ
 
-    The other algorithms: the table of `companion.collectives.cost.coefficients.cost_coefficients`.
+    The other algorithms: the table of
+    ``companion.collectives.cost.coefficients.cost_coefficients``.
 
     Source: Thakur, Rabenseifner & Gropp 2005, §4; Patarasuk & Yuan 2009, §3; Chan et al. 2007, §4.
 
     Args:
-        algorithm: One of `companion.collectives.cost.coefficients.ALGORITHMS`.
+        algorithm: One of ``companion.collectives.cost.coefficients.ALGORITHMS``.
         ranks: P.
         bytes: S, the size of the whole tensor on one rank; an array gives an array.
         alpha_s: Seconds before a message moves.
@@ -103,7 +104,7 @@ def crossover_bytes(
         Bytes; None where one is at least as fast at every size.
 
     Raises:
-        TypeError, ValueError: As `collective_cost`.
+        TypeError, ValueError: As ``collective_cost``.
 
     Example:
         >>> network = {"alpha_s": 10e-6, "beta_s_per_byte": 1e-9}
@@ -133,7 +134,7 @@ def fastest(
     """The algorithm of least cost on a flat network; of equal ones, the first in the list.
 
     Raises:
-        TypeError, ValueError: As `collective_cost`; no algorithms.
+        TypeError, ValueError: As ``collective_cost``; no algorithms.
 
     Example:
         >>> network = {"alpha_s": 10e-6, "beta_s_per_byte": 1e-9}

@@ -78,7 +78,7 @@ def cost_coefficients(
     Source: Thakur et al. 2005, §4.4 and §4.5; Patarasuk & Yuan 2009, §3; Chan et al. 2007, §4.
 
     Args:
-        algorithm: One of `ALGORITHMS`.
+        algorithm: One of ``ALGORITHMS``.
         ranks: P, at least 1. One rank has nothing to do: all factors are 0.
         ranks_per_host: R of "hierarchical", which must divide P; no other algorithm takes it.
         ranks_per_nic: Ranks of a host that send between hosts through the same network card and

@@ -32,7 +32,7 @@ def fit_alpha_beta(
     Args:
         sizes_bytes: S of each run. Several runs of one size count as one, with their median time.
         times_s: Its time.
-        algorithm: One of `companion.collectives.cost.coefficients.ALGORITHMS` but
+        algorithm: One of ``companion.collectives.cost.coefficients.ALGORITHMS`` but
             "hierarchical", which has two links.
         ranks: P, at least 2.
 

@@ -3,7 +3,7 @@
 In a step a rank sends at most one message and receives at most one. A rank begins its part in the
 next step when its part in this one is over; ranks do not wait for one another otherwise.
 
-Source: as `companion.collectives.cost.coefficients`.
+Source: as ``companion.collectives.cost.coefficients``.
 Chapter: course/11_collectives.ipynb.  Dimension key: P ranks, S bytes, R ranks of a host.
 """
 
@@ -43,7 +43,7 @@ def schedule(
     """The steps of one call.
 
     Args:
-        algorithm: One of `companion.collectives.cost.coefficients.ALGORITHMS`.
+        algorithm: One of ``companion.collectives.cost.coefficients.ALGORITHMS``.
         ranks: P.
         bytes: S.
         ranks_per_host: R of "hierarchical"; it must divide P. The others do not look at it.

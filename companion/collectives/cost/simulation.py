@@ -86,10 +86,10 @@ def simulate(
 ) -> Trace:
     """Run one call on a model network.
 
-    On a flat network without stragglers the total is `collective_cost`'s.
+    On a flat network without stragglers the total is ``collective_cost``'s.
 
     Args:
-        algorithm: One of `companion.collectives.cost.coefficients.ALGORITHMS`; "hierarchical"
+        algorithm: One of ``companion.collectives.cost.coefficients.ALGORITHMS``; "hierarchical"
             takes its hosts from the topology.
         ranks: P. 65,536 ranks take about a second, with stragglers up to a minute.
         bytes: S, the size of the whole tensor on one rank.

@@ -9,7 +9,7 @@ host bytes go through its loopback, as fast as memory allows; to another host th
 link, which a token bucket holds to its rate. So the shape of a cluster can be measured without
 one. What it lacks: latency (microseconds here), and cores (all hosts share this machine's).
 
-Needs Linux, root (or CAP_NET_ADMIN and CAP_SYS_ADMIN) and iproute2's `ip` and `tc`.
+Needs Linux, root (or CAP_NET_ADMIN and CAP_SYS_ADMIN) and iproute2's ``ip`` and ``tc``.
 
 Source: the manual pages network_namespaces(7), veth(4), tc-tbf(8).
 Chapter: course/11_collectives.ipynb.
@@ -166,7 +166,7 @@ def _names_of(pid: int) -> str:
 
 
 def _namespaces() -> list[str]:
-    """All namespaces with a name, as `ip netns` keeps them."""
+    """All namespaces with a name, as ``ip netns`` keeps them."""
     folder = Path("/run/netns")
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 

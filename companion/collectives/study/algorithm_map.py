@@ -54,7 +54,7 @@ class AlgorithmMap:
     """The fastest of some algorithms at every number of ranks and every size, on flat networks.
 
     Fields:
-        networks: Name → link; the names are the values for `companion.explore.frames`.
+        networks: Name → link; the names are the values for ``companion.explore.frames``.
         most_ranks: The map goes from 2 to this P.
         ranks: The P of the panel with times.
         sizes_bytes: Smallest and largest S.
@@ -62,7 +62,7 @@ class AlgorithmMap:
 
     Example:
         >>> best = AlgorithmMap(most_ranks=8).winners("InfiniBand (14 µs, 50 GB/s)", [1e3, 1e9])
-        >>> best.tolist()  # rows: sizes; columns: P = 2 … 8; entries: places in `algorithms`
+        >>> best.tolist()  # rows: sizes; columns: P = 2 … 8; entries: places in ``algorithms``
         [[0, 0, 2, 2, 2, 2, 2], [0, 0, 2, 0, 0, 0, 2]]
     """
 

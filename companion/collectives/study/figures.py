@@ -73,7 +73,7 @@ def draw_time_against_size(
     Args:
         measured: Name of a series, as "fitted" or "held out" → (sizes in bytes, times in s).
         ranks, alpha_s, beta_s_per_byte, algorithm: The model, as in
-            `companion.collectives.cost.closed_forms.collective_cost`.
+            ``companion.collectives.cost.closed_forms.collective_cost``.
         model_label: The line's name.
     """
     figure, axes = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
@@ -94,7 +94,7 @@ def draw_at_scale(panels: Mapping[str, Sequence[ScalePoint]]) -> Figure:
     """Time of one call against the number of ranks, one panel for each size.
 
     Args:
-        panels: Title → points of `companion.collectives.study.seven_billion.all_reduce_at_scale`.
+        panels: Title → points of ``companion.collectives.study.seven_billion.all_reduce_at_scale``.
     """
     figure, row = plt.subplots(
         1, len(panels), figsize=(4.1 * len(panels), 3.4), layout="constrained", squeeze=False

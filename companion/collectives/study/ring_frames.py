@@ -31,7 +31,7 @@ class RingFrames:
     step. A cell with a black border holds the finished sum.
 
     Fields:
-        values: (P, step) of each frame, for `companion.explore.frames`.
+        values: (P, step) of each frame, for ``companion.explore.frames``.
 
     Args:
         counts: Which P, each in [2, 8].

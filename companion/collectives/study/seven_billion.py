@@ -55,13 +55,13 @@ def all_reduce_at_scale(
     """Simulated time of one all-reduce, for each algorithm and each number of ranks.
 
     Args:
-        bytes: S; by default all gradients at once. `BUCKET_BYTES` is one bucket of them.
+        bytes: S; by default all gradients at once. ``BUCKET_BYTES`` is one bucket of them.
         ranks: Which P; for "hierarchical", multiples of the ranks of a host.
         algorithms: Which.
         topology: Hosts and links.
 
     Raises:
-        TypeError, ValueError: As `companion.collectives.cost.simulation.simulate`.
+        TypeError, ValueError: As ``companion.collectives.cost.simulation.simulate``.
 
     Example:
         >>> rings = ["ring", "hierarchical"]

@@ -1,6 +1,6 @@
 """Ranks that stand ready and do what they are told, order by order.
 
-`launch` runs one function in every rank and ends. A comparison that measures two sides in turns,
+``launch`` runs one function in every rank and ends. A comparison that measures two sides in turns,
 from outside, needs ranks that stay.
 
 Chapter: course/11_collectives.ipynb.  Dimension key: P ranks.

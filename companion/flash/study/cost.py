@@ -5,7 +5,7 @@
 numbers, with B = ⌈M / 4d⌉ for a fast memory of M numbers. With n ≫ d the first is Θ(n²) and the
 other two are Θ(n² d² / M).
 
-Source: Dao et al. 2022, arXiv:2205.14135, theorem 2; `counted.py` counts the same by running
+Source: Dao et al. 2022, arXiv:2205.14135, theorem 2; ``counted.py`` counts the same by running
 the algorithms. The large memory is called HBM there, the fast one SRAM.
 Chapter: course/09_flash.ipynb.  Here n is the length of queries and keys, d the head width, as in
 the paper.
@@ -107,7 +107,7 @@ def hbm_bytes(n: int, d: int, *, sram_bytes: int, element_bytes: int, algorithm:
 
 
 def check_sizes(n: int, d: int, *, sram_bytes: int, element_bytes: int) -> None:
-    """Refuse what no run could have; for the arguments, see `hbm_bytes`."""
+    """Refuse what no run could have; for the arguments, see ``hbm_bytes``."""
     sizes = {"n": n, "d": d, "sram_bytes": sram_bytes, "element_bytes": element_bytes}
     for name, size in sizes.items():
         check_count(name, size)

@@ -1,7 +1,7 @@
 """Three ways to compute attention, run on a memory that counts what is read and written.
 
 Each is written as the papers write it: nothing is used that was not loaded, and nothing leaves
-that is not stored. What they count is what `companion.flash.study.cost.hbm_bytes` computes.
+that is not stored. What they count is what ``companion.flash.study.cost.hbm_bytes`` computes.
 
 Chapter: course/09_flash.ipynb.  Dimension key: N tokens, D head width, I and J rows of a tile.
 """
@@ -21,7 +21,7 @@ __all__ = ["CountedRun", "Memory", "counted_attention"]
 
 
 class Memory:
-    """The large, slow memory (HBM): tensors that are used only through `load` and `store`.
+    """The large, slow memory (HBM): tensors that are used only through ``load`` and ``store``.
 
     Fields:
         read_bytes, written_bytes: What was loaded and stored so far.
@@ -78,7 +78,7 @@ def counted_attention(
     Args:
         q, k, v: Of one shape and dtype; every query sees every key.
         sram_bytes: Size of the fast memory, from which the tile sizes follow.
-        algorithm: "naive", "tiled" or "flash"; see `companion.flash.study.cost.hbm_bytes`.
+        algorithm: "naive", "tiled" or "flash"; see ``companion.flash.study.cost.hbm_bytes``.
 
     Raises:
         ValueError: The shapes differ or are not (N, D), the fast memory is too small, or the

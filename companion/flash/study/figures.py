@@ -47,7 +47,7 @@ def tile_kinds(
 
     Args:
         queries, keys: Lengths T and S.
-        window: What is visible, from `companion.flash.masks.resolve_window`.
+        window: What is visible, from ``companion.flash.masks.resolve_window``.
         tile: Queries and keys of a tile; at the ends tiles may be smaller.
 
     Example:
@@ -176,7 +176,7 @@ def draw_time_against_bytes(series: Mapping[str, Sequence[tuple[float, float]]])
     """Measured time against counted traffic, one point for each length.
 
     Args:
-        series: Name of an algorithm → (bytes of `hbm_bytes`, seconds) for each length.
+        series: Name of an algorithm → (bytes of ``hbm_bytes``, seconds) for each length.
     """
     figure, axes = plt.subplots(figsize=(5.4, 3.6), layout="constrained")
     for index, (name, pairs) in enumerate(series.items()):

@@ -45,7 +45,7 @@ class RowByTiles:
 
     @property
     def steps(self) -> range:
-        """Values for `companion.explore.frames`."""
+        """Values for ``companion.explore.frames``."""
         return range(len(self.scores_S.split(self.block)) + 1)
 
     def after(self, step: int) -> tuple[float, float, list[float]]:

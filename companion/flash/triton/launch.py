@@ -1,8 +1,8 @@
 """Launching the Triton kernels: shapes, strides and tiles in, tensors out.
 
-The same interface as `companion.flash.tiled`, for CUDA tensors, and for CPU tensors where
+The same interface as ``companion.flash.tiled``, for CUDA tensors, and for CPU tensors where
 TRITON_INTERPRET=1 was set before Triton was imported. Nothing here is differentiable: the public
-functions in `companion.flash.attention` and `companion.flash.varlen` are.
+functions in ``companion.flash.attention`` and ``companion.flash.varlen`` are.
 
 Sequences of a batch and packed sequences share the kernels: packed tensors are passed as views
 whose batch stride is 0, with the offsets beside them.
@@ -60,12 +60,12 @@ def triton_forward(
 
     Args:
         q, k, v: float16, bfloat16 or float32; any strides.
-        window: What a query sees, as `companion.flash.masks.resolve_window` gives it.
+        window: What a query sees, as ``companion.flash.masks.resolve_window`` gives it.
         scale: Multiplies the scores.
 
     Raises:
         TypeError: Another dtype.
-        RuntimeError: Tensors that Triton cannot reach: see `check_device`.
+        RuntimeError: Tensors that Triton cannot reach: see ``check_device``.
     """
     check_device(q)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -87,7 +87,7 @@ def triton_backward(
     window: Window,
     scale: float,
 ) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B G S D"], Float[Tensor, "B G S D"]]:
-    """dQ, dK and dV, the same bits on every run; `out` and `lse` as the forward gave them."""
+    """dQ, dK and dV, the same bits on every run; ``out`` and ``lse`` as the forward gave them."""
     check_device(q)
     delta = _delta(out, grad_out, grad_lse)
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
@@ -109,11 +109,11 @@ def triton_varlen_forward(
     window: Window,
     scale: float,
 ) -> tuple[Float[Tensor, "N H D"], Float[Tensor, "H N"]]:
-    """As `triton_forward`, for packed sequences.
+    """As ``triton_forward``, for packed sequences.
 
     Sequence b has the queries q_offsets[b] … q_offsets[b + 1] − 1, and likewise its keys; the
-    offsets must cover every row, and none of the sequences may be longer than `longest_q` and
-    `longest_k` say.
+    offsets must cover every row, and none of the sequences may be longer than ``longest_q`` and
+    ``longest_k`` say.
     """
     check_device(q)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -141,7 +141,7 @@ def triton_varlen_backward(
     window: Window,
     scale: float,
 ) -> tuple[Float[Tensor, "N H D"], Float[Tensor, "M G D"], Float[Tensor, "M G D"]]:
-    """As `triton_backward`, for packed sequences."""
+    """As ``triton_backward``, for packed sequences."""
     check_device(q)
     grad_lse_1HN = None if grad_lse is None else grad_lse[None]
     # Δ belongs to rows alone, so the pack is one long sequence here.
@@ -165,9 +165,9 @@ def triton_decode(
     splits: int,
     scale: float,
 ) -> tuple[Float[Tensor, "P B H D"], Float[Tensor, "P B H"]]:
-    """Partial outputs and log-sum-exps, both float32, of each of P = `splits` parts of the keys.
+    """Partial outputs and log-sum-exps, both float32, of each of P = ``splits`` parts of the keys.
 
-    Merge them with `companion.flash.merge_partials`. What lies beyond `lengths` is not read;
+    Merge them with ``companion.flash.merge_partials``. What lies beyond ``lengths`` is not read;
     None means that the whole cache is valid.
     """
     check_device(q)
@@ -293,7 +293,7 @@ def _launch_backward(
 def _launch(
     kernel: Callable[..., Any], programs: int, like: Tensor, *arguments: object, **settings: object
 ) -> None:
-    """Run a kernel on the device of `like`; of no programs, which CUDA would refuse, run none."""
+    """Run a kernel on the device of ``like``; of no programs, which CUDA would refuse, run none."""
     if programs:
         with _on_device(like):
             kernel[(programs,)](*arguments, **settings)

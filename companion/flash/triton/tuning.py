@@ -1,7 +1,7 @@
 """Tile sizes of the Triton kernels, per pass, head width and GPU generation.
 
-The values are reasoned, not measured: from the shared memory that a tile and its `stages` copies
-take, and from the registers that its float32 sums take; `tests/flash/test_triton_tuning.py`
+The values are reasoned, not measured: from the shared memory that a tile and its ``stages`` copies
+take, and from the registers that its float32 sums take; ``tests/flash/test_triton_tuning.py``
 compiles rows of it and checks both. Replace a row by a measured one, and say so beside it.
 
 Ampere's rows keep to 99 KiB of shared memory, so that they hold for every GPU of that generation
@@ -88,13 +88,13 @@ INTERPRETER = Tile(64, 32, 1, 1)
 
 
 def tile_for(pass_: Pass, width: int, element_bytes: int, generation: Generation | None) -> Tile:
-    """The tile of one pass; `generation` None stands for the interpreter.
+    """The tile of one pass; ``generation`` None stands for the interpreter.
 
     Args:
         pass_: "forward", "dkdv", "dq" or "decode".
         width: D, the width of a head, up to 256.
         element_bytes: 2 or 4.
-        generation: See `generation_of`.
+        generation: See ``generation_of``.
 
     Example:
         >>> tile_for("forward", 80, 2, "hopper")

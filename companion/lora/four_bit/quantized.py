@@ -102,7 +102,7 @@ class QuantizedLinear(nn.Module):
     def forward(self, x: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch O"]:
         """What ``nn.Linear`` with the dequantised weight returns."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return _DequantisedLinear.apply(x, bias, self.quantized)
+        return _DequantizedLinear.apply(x, bias, self.quantized)
 
     def extra_repr(self) -> str:
         """The settings, for ``print(model)``."""
@@ -205,7 +205,7 @@ def dequantize_base_(model: nn.Module) -> nn.Module:
     return model
 
 
-class _DequantisedLinear(torch.autograd.Function):
+class _DequantizedLinear(torch.autograd.Function):
     """x Ŵᵀ + b; keeps the codes for the backward pass, not the dense Ŵ."""
 
     @staticmethod

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import regex  # as `re`, and a match can be given up
+import regex  # as ``re``, and a match can be given up
 from torch import nn
 
 from companion.lora.layer import LoRALayer, Scaling

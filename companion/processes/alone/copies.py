@@ -1,6 +1,6 @@
 """Fill memory, fork, let the child overwrite a part, and print what each of the two is charged.
 
-A program for `run.py`: ``copies.py SIZE_BYTES FRACTION...``. It prints a
+A program for ``run.py``: ``copies.py SIZE_BYTES FRACTION...``. It prints a
 list of (proportional set size of the parent, of the child) in bytes, of that memory alone.
 """
 

@@ -1,6 +1,6 @@
 """Start a worker that does nothing, wait until it is gone, again and again; print the seconds.
 
-A program for `run.py`: ``creation.py KIND N``.
+A program for ``run.py``: ``creation.py KIND N``.
 """
 
 import json

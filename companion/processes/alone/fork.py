@@ -1,6 +1,6 @@
 """Fork while another thread holds a lock, and ask the child for the lock; print what happened.
 
-A program for `run.py`: ``fork.py SECONDS HELD``, HELD being 0 or 1.
+A program for ``run.py``: ``fork.py SECONDS HELD``, HELD being 0 or 1.
 """
 
 import json

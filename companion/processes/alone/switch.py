@@ -1,6 +1,6 @@
 """Hand the turn to a partner and get it back, again and again; print the seconds for one way.
 
-A program for `run.py`: ``switch.py KIND N``.
+A program for ``run.py``: ``switch.py KIND N``.
 """
 
 import json

@@ -1,7 +1,7 @@
 """The program of a worker process: receive a task, run it, send back what came of it.
 
 The pool starts this file by its path, so that nothing is imported but the standard library and
-what the tasks need: by its name it would import `companion.processes`, and PyTorch with it.
+what the tasks need: by its name it would import ``companion.processes``, and PyTorch with it.
 
 A task arrives as one message, pickle((fn, args)). Two messages answer: STARTED once the task is
 unpickled, then pickle((ok, start_s, end_s, pickle(result or exception))). The inner pickle is

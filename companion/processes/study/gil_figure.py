@@ -36,7 +36,7 @@ def gil_turns(spans: Sequence[GilSpan]) -> GilTurns:
     """Join the spans that one thread had without another in between, and count.
 
     Args:
-        spans: From `companion.processes.study.gil_spans.gil_timeline`, at least one.
+        spans: From ``companion.processes.study.gil_spans.gil_timeline``, at least one.
 
     Raises:
         ValueError: There are none.
@@ -66,7 +66,7 @@ def draw_gil(spans: Sequence[GilSpan], *, switch_interval_s: float) -> Figure:
     """One row for each thread, with a stripe wherever it ran.
 
     Args:
-        spans: From `companion.processes.study.gil_spans.gil_timeline`, at least one.
+        spans: From ``companion.processes.study.gil_spans.gil_timeline``, at least one.
         switch_interval_s: That of the run; drawn as a bar for comparison.
 
     Raises:
@@ -98,7 +98,7 @@ def describe_gil(spans: Sequence[GilSpan], *, switch_interval_s: float) -> str:
     """The same in words.
 
     Args:
-        spans, switch_interval_s: As for `draw_gil`.
+        spans, switch_interval_s: As for ``draw_gil``.
 
     Raises:
         ValueError: There are no spans.

@@ -25,8 +25,8 @@ def handover_s(
     """Seconds until another process can use data that lie in this one, and has said so.
 
     By pickle, the bytes are copied into a message, through a pipe, and out of it. By shared memory
-    the message is a `SharedArray`'s handle, which the receiver opens. Both ways it reads the first
-    and the last byte, and answers. The process is started before, and the first time is not
+    the message is a ``SharedArray``'s handle, which the receiver opens. Both ways it reads the
+    first and the last byte, and answers. The process is started before, and the first time is not
     counted.
 
     Args:

@@ -18,7 +18,7 @@ Job = tuple[bytes, int]
 
 
 def encoded_photos() -> dict[str, bytes]:
-    """The thirteen photographs of `companion.data.photos` as JPEG files in memory, by name."""
+    """The thirteen photographs of ``companion.data.photos`` as JPEG files in memory, by name."""
     from companion.data import photos
 
     files = {}

@@ -43,7 +43,7 @@ def delta_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """Δ = rowsum(O ∘ dO) − dL for BLOCK_M rows; dL is 0 where `grad_lse_ptr` is None."""
+    """Δ = rowsum(O ∘ dO) − dL for BLOCK_M rows; dL is 0 where ``grad_lse_ptr`` is None."""
     tiles = tl.cdiv(queries, BLOCK_M)
     row = tl.program_id(0) % tiles * BLOCK_M
     head = tl.program_id(0) // tiles % heads

@@ -43,7 +43,7 @@ def decode_kernel(
     """Normalised output and log-sum-exp of one part of the keys, for the heads of one group.
 
     Strides: q (batch, key head, head of its group, column), out (split, batch, head, column).
-    `lengths_ptr` is None where the whole cache of `capacity` keys is valid.
+    ``lengths_ptr`` is None where the whole cache of ``capacity`` keys is valid.
     """
     split = tl.program_id(0) % splits
     key_head = tl.program_id(0) // splits % key_heads

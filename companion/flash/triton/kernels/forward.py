@@ -106,8 +106,8 @@ def forward_kernel(
 ):
     """Output and log-sum-exp of BLOCK_M queries of one head.
 
-    Strides are those of (batch, head, row, column) in elements. `left` and `right` are None where
-    the window is open; the offsets are None unless sequences are packed.
+    Strides are those of (batch, head, row, column) in elements. ``left`` and ``right`` are None
+    where the window is open; the offsets are None unless sequences are packed.
     """
     tiles = tl.cdiv(longest_queries, BLOCK_M)
     tile = tl.program_id(0) % tiles

@@ -45,7 +45,7 @@ def head_pointer(ptr, strides, batch, head, first_row):
 
 @triton.jit
 def tile_pointers(head_ptr, row, strides, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """ROWS × COLUMNS pointers from `row` on; any stride in either direction."""
+    """ROWS × COLUMNS pointers from ``row`` on; any stride in either direction."""
     rows = tl.cast(row, tl.int64) + tl.arange(0, ROWS)
     columns = tl.arange(0, COLUMNS).to(tl.int64)
     return head_ptr + rows[:, None] * strides[2] + columns[None, :] * strides[3]
@@ -61,7 +61,7 @@ def load_rows(
     COLUMNS: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    """The tile at `ptrs`; 0 past column D and, if MASKED, past row `count`."""
+    """The tile at ``ptrs``; 0 past column D and, if MASKED, past row ``count``."""
     inside = (row + tl.arange(0, ROWS))[:, None] < count
     within = tl.arange(0, COLUMNS)[None, :] < D
     if MASKED and D < COLUMNS:
@@ -76,7 +76,7 @@ def load_rows(
 
 @triton.jit
 def store_rows(ptrs, tile, row, count, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Write what lies before row `count` and column D, in the dtype that `ptrs` point to."""
+    """Write what lies before row ``count`` and column D, in the dtype that ``ptrs`` point to."""
     inside = (row + tl.arange(0, ROWS))[:, None] < count
     within = tl.arange(0, COLUMNS)[None, :] < D
     tl.store(ptrs, tile.to(ptrs.dtype.element_ty), mask=inside & within)
@@ -84,12 +84,12 @@ def store_rows(ptrs, tile, row, count, D: tl.constexpr, ROWS: tl.constexpr, COLU
 
 @triton.jit
 def tile_ranges(first, end, shift, before, after, count, BLOCK: tl.constexpr):
-    """Which of `count` items the rows first … end − 1 see, as (start, free, masked, stop).
+    """Which of ``count`` items the rows first … end − 1 see, as (start, free, masked, stop).
 
-    Row i sees item j when i + shift − before ≤ j ≤ i + shift + after. The items from `free` to
-    `masked` form whole tiles that every row sees in full; the tiles of start … free and of
-    masked … stop need a mask; nothing else is seen. All but `stop` are multiples of BLOCK.
-    With keys as rows and queries as items, `before` and `after` change places.
+    Row i sees item j when i + shift − before ≤ j ≤ i + shift + after. The items from ``free`` to
+    ``masked`` form whole tiles that every row sees in full; the tiles of start … free and of
+    masked … stop need a mask; nothing else is seen. All but ``stop`` are multiples of BLOCK.
+    With keys as rows and queries as items, ``before`` and ``after`` change places.
     """
     # Numbers are made non-negative before a division: Triton's rounds towards 0, Python's down.
     start = 0
@@ -109,7 +109,7 @@ def tile_ranges(first, end, shift, before, after, count, BLOCK: tl.constexpr):
 
 @triton.jit
 def visible(positions, keys, key_count, left, right):
-    """Where a query at a position sees a key; `positions` and `keys` broadcast."""
+    """Where a query at a position sees a key; ``positions`` and ``keys`` broadcast."""
     seen = keys < key_count
     if left is not None:
         seen = seen & (keys >= positions - left)

@@ -3,7 +3,7 @@
 The plan is the exact optimal assignment for squared distances. Grains move on straight lines at
 constant speed, which is the shortest path between the two shapes in W2 (McCann 1997).
 
-    python jupyter_book/draw_hero.py
+    python jupyter_book/scripts/draw_hero.py
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from scipy.spatial.distance import cdist
 from skimage import data, transform
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]  # jupyter_book
 GRAINS = 3600
 TIMES = [0, 0.25, 0.5, 0.75, 1]
 NIGHT = "#0d1420"

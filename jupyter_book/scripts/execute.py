@@ -5,8 +5,8 @@ null execution counts, one kernelspec, no stray metadata, and ids (of cells and 
 derived from content instead of drawn at random. Executing a chapter twice gives the same bytes,
 apart from cells that print a time or a memory figure.
 
-    python jupyter_book/execute.py course/02_wasserstein.ipynb
-    python jupyter_book/execute.py --clean-only course/*.ipynb
+    python jupyter_book/scripts/execute.py course/02_wasserstein.ipynb
+    python jupyter_book/scripts/execute.py --clean-only course/*.ipynb
 """
 
 import argparse

@@ -19,7 +19,7 @@ __all__ = ["ExecuteAll", "RestoreCells"]
 MAX_OUTPUT_CHARACTERS = 100_000
 # Run before each test: the checker as it was handed out, and a check that it still objects.
 FRESH_CHECKER = (
-    (Path(__file__).parent / "expect.py").read_text()
+    (Path(__file__).parents[1] / "expect.py").read_text()
     + """
 
 try:

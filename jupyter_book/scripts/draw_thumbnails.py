@@ -1,6 +1,6 @@
 """Draw one small picture per chapter for the landing page, as SVG without text.
 
-python jupyter_book/draw_thumbnails.py
+python jupyter_book/scripts/draw_thumbnails.py
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle, FancyArrowPatch, Polygon, Rectangle
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]  # jupyter_book
 BLUE, ORANGE, GREEN, RED, PURPLE, BROWN, PINK, GREY, YELLOW, SKY = sns.color_palette("colorblind")
 INK = "#33415c"
 PALE = "#d5dbe6"
