@@ -32,7 +32,8 @@ setup:
 	@"$(PYTHON)" bootstrap.py
 
 lab: setup  ## open JupyterLab on the course (LAB_FLAGS="--no-browser --port=8899" passes through)
-	$(BIN)/python -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)/course" $(AS_ROOT) $(LAB_FLAGS)
+	$(BIN)/python -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" \
+	  --ServerApp.preferred_dir="$(CURDIR)/course" --LabApp.default_url=/lab/tree/course/index.md $(AS_ROOT) $(LAB_FLAGS)
 
 test: setup  ## everything: code, exercises, the site in a browser, all chapters
 	$(STAGES) test

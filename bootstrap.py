@@ -40,6 +40,13 @@ LOCK_HEADER = """\
 # it is satisfied by the CPU build as well as by the CUDA build, and the CUDA build itself names
 # the exact nvidia-* packages that it needs, so those are not listed.
 """
+KERNEL_CONFIG = """\
+# JupyterLab writes into a notebook which Python opened it, and shows it as changed from then on.
+# Chapters hold what is said here, so opening one changes nothing.
+from ipykernel.ipkernel import IPythonKernel
+
+IPythonKernel.language_info["version"] = "3"
+"""
 OTHER_SYSTEMS = "# Needed on other systems only (kept by hand).\n"
 
 
@@ -203,16 +210,32 @@ def install(root, venv, log, lock=None):
     wanted = pip_part((root / "environment.yml").read_text("utf-8"))
     run([*pip, *locked, "--no-build-isolation", *wanted], log, lock)
     run([*pip, *locked, "--no-deps", *WITHOUT_DEPENDENCIES], log, lock)
-    keep_lab_offline(venv)
+    prepare_lab(venv)
 
 
-def keep_lab_offline(venv):
-    """JupyterLab would ask readers about news, and another host about updates."""
-    settings = venv / "share" / "jupyter" / "lab" / "settings"
-    settings.mkdir(parents=True, exist_ok=True)
-    quiet = {"checkForUpdates": False, "fetchNews": "false"}
-    overrides = {"@jupyterlab/apputils-extension:notification": quiet}
-    (settings / "overrides.json").write_text(json.dumps(overrides), "utf-8")
+def prepare_lab(venv):
+    """What a reader meets in JupyterLab, for this environment alone."""
+    settings = {
+        # It would ask readers about news, and another host about updates.
+        "@jupyterlab/apputils-extension:notification": {
+            "checkForUpdates": False,
+            "fetchNews": "false",
+        },
+        # Pages are read, not edited: the table of chapters, the glossary, the notation.
+        "@jupyterlab/docmanager-extension:plugin": {
+            "defaultViewers": {"markdown": "Markdown Preview"}
+        },
+    }
+    # jupytext's extension is for another JupyterLab. In ours it logs an error, switched off or not.
+    extensions = venv / "share" / "jupyter" / "labextensions"
+    shutil.rmtree(str(extensions / "jupyterlab-jupytext"), ignore_errors=True)
+    for file, content in (
+        ("share/jupyter/lab/settings/overrides.json", json.dumps(settings)),
+        ("etc/ipython/ipython_kernel_config.py", KERNEL_CONFIG),
+    ):
+        path = venv / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, "utf-8")
 
 
 def set_up(root, venv, lock):

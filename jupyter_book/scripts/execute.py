@@ -26,6 +26,16 @@ from nbformat import NotebookNode
 SECONDS, GIB, BYTES = 90, 4, 2_000_000  # budgets of one chapter: running time, peak memory, file
 TIMEOUT = 10 * SECONDS  # a cell that hangs is stopped; a slow machine is not
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+# What the kernel of bootstrap.py's environment says of itself: JupyterLab finds nothing to change.
+LANGUAGE_INFO = {
+    "codemirror_mode": {"name": "ipython", "version": 3},
+    "file_extension": ".py",
+    "mimetype": "text/x-python",
+    "name": "python",
+    "nbconvert_exporter": "python",
+    "pygments_lexer": "ipython3",
+    "version": "3",
+}
 CELL_METADATA = ("mystnb", "tags")  # the site reads alt texts and captions from `mystnb`
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -57,7 +67,7 @@ def clean(notebook: NotebookNode) -> None:
     """Bring a notebook, in place, to the one form that its content allows."""
     state = notebook.metadata.get("widgets", {}).get(WIDGET_STATE)
     notebook.metadata = nbformat.from_dict(
-        {"kernelspec": KERNELSPEC, "language_info": {"name": "python"}}
+        {"kernelspec": KERNELSPEC, "language_info": LANGUAGE_INFO}
     )
     if state is not None:
         kept = rename_widgets(notebook, state["state"])

@@ -7,6 +7,8 @@ import importlib
 import re
 from pathlib import Path
 
+from sphinx.util.nodes import _make_id
+
 from tests.course.chapter_form import Chapter, Rule, without_code
 
 ROLE = r"\{%s\}`([^`]+)`"
@@ -51,17 +53,23 @@ def check_citations(chapter: Chapter) -> list[str]:
 
 
 def glossary_terms(text: str) -> set[str]:
-    """Terms of the {glossary} directives, in lower case, as Sphinx compares them."""
+    """Targets of the {glossary} directives' terms, as Sphinx spells them."""
     blocks = re.findall(r"^(?P<f>```+|:::+)\{glossary\}\n(.*?)^(?P=f)", text, re.M | re.S)
     lines = [line for _, block in blocks for line in block.splitlines()]
-    return {line.strip().lower() for line in lines if line.strip() and line[0] not in " \t:"}
+    terms = [line.strip() for line in lines if line.strip() and line[0] not in " \t:"]
+    return {_make_id(f"term-{term}") for term in terms}
 
 
 def check_terms(chapter: Chapter) -> list[str]:
-    """Every {term} is explained in the glossary."""
+    """Every link to a term leads to one, in JupyterLab as well, where the role {term} does not."""
     known = glossary_terms((chapter.path.parent / "glossary.md").read_text("utf-8"))
-    used = {term.strip() for term in targets(prose(chapter), "term")}
-    return [f"the term `{t}` is not in glossary.md" for t in sorted(used) if t.lower() not in known]
+    text = prose(chapter)
+    wrong = [
+        f"{{term}}`{term}` leads nowhere in JupyterLab: [{term}](glossary.md#term-…)"
+        for term in targets(text, "term")
+    ]
+    linked = set(re.findall(r"\]\(glossary\.md#([^)\s]+)\)", text))
+    return wrong + [f"`{link}` is not in glossary.md" for link in sorted(linked - known)]
 
 
 def resolves(name: str) -> bool:

@@ -20,7 +20,7 @@ How far apart are two piles of sand?
 
 You will be able to
 
-- move a {term}`transport plan`;
+- move a [transport plan](glossary.md#term-transport-plan);
 - read {cite:t}`villani2009`, and [the notation](notation.md#keys);
 - call `companion.training.fit(...)`.
 
@@ -67,7 +67,7 @@ def build(root: Path) -> Chapter:
     texts = {
         "course/notation.md": "# Notation",
         "course/references.bib": "@book{villani2009,\n  title = {Optimal Transport}\n}\n",
-        "course/glossary.md": "# Glossary\n\n```{glossary}\nTransport plan\n  A table.\n```\n",
+        "course/glossary.md": "# Glossary\n\n```{glossary}\ntransport plan\n  A table.\n```\n",
         "companion/wasserstein/__init__.py": "",
         "tests/wasserstein/test_one.py": "",
         "course/exercises/source/wasserstein/wasserstein.ipynb": "{}",

@@ -292,3 +292,20 @@ def test_lab_asks_no_other_host_for_news(house: Path, pip_calls: list[list[str]]
     overrides = house / ".venv" / "share" / "jupyter" / "lab" / "settings" / "overrides.json"
     notification = json.loads(overrides.read_text())["@jupyterlab/apputils-extension:notification"]
     assert notification == {"checkForUpdates": False, "fetchNews": "false"}
+
+
+def test_a_kernel_says_of_itself_what_chapters_hold() -> None:
+    """Else JupyterLab shows a chapter as changed as soon as it is opened."""
+    import execute
+    from jupyter_client.manager import start_new_kernel
+
+    manager, client = start_new_kernel(kernel_name=execute.KERNELSPEC["name"])
+    try:
+        told = client.kernel_info(reply=True, timeout=60)["content"]["language_info"]
+        assert told == execute.LANGUAGE_INFO
+        found = manager.kernel_spec_manager.get_kernel_spec(execute.KERNELSPEC["name"])
+        assert found.display_name == execute.KERNELSPEC["display_name"]
+        assert found.language == execute.KERNELSPEC["language"]
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
