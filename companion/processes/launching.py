@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
 from typing import Any
 
 from companion.checks import check_choice, check_count, check_number
@@ -79,7 +78,6 @@ def launch(
     with interrupts_held() as interrupts, _folder() as folder:
         ranks: list[Rank] = []
         try:
-            resource_tracker.ensure_running()  # or the first start would do it, and unmask SIGINT
             for number in range(world_size):
                 place = Place(number, world_size, backend, float(timeout_s), folder)
                 ranks.append(_start(place, call))

@@ -344,6 +344,23 @@ def script(tmp_path: Path, body: str) -> subprocess.Popen:
     )
 
 
+def test_the_first_process_of_an_interpreter_is_born_deaf_to_ctrl_c(tmp_path):
+    """Starting it starts multiprocessing's resource tracker too, which unblocks SIGINT."""
+    file = tmp_path / "script.py"
+    file.write_text(
+        "import multiprocessing, signal\n"
+        "from companion.processes.ranks.interrupts import interrupts_masked\n"
+        "if __name__ == '__main__':\n"
+        "    with interrupts_masked():\n"
+        "        process = multiprocessing.get_context('spawn').Process(target=int)\n"
+        "        process.start()\n"
+        "        print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))\n"
+        "    process.join()\n"
+    )
+    command, env = [sys.executable, str(file)], {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.check_output(command, env=env, text=True, timeout=200) == "True\n"
+
+
 def test_ctrl_c_ends_all_with_one_traceback(tmp_path):
     path = tmp_path / "pid"
     running = script(

@@ -6,11 +6,9 @@ Each worker has a thread of the pool that calls ``run`` and sleeps until the tas
 import pickle
 import queue
 import runpy
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any, NamedTuple
 
 from companion.processes.pool import child as pool_child
 from companion.processes.pool.errors import TaskTimeout, WorkerDied
+from companion.processes.ranks.interrupts import interrupts_masked
 
 __all__ = ["Outcome", "ProcessWorker", "Task", "ThreadWorker"]
 
@@ -110,7 +109,7 @@ class ProcessWorker:
                 },
                 name=f"worker {self.index}",
             )
-            with theirs, _ctrl_c_held_back():
+            with theirs, interrupts_masked():
                 self._process.start()
             self._is_ready = False
 
@@ -231,16 +230,3 @@ def _read(message: bytes) -> Outcome:
         )
         return Outcome(None, refusal, start_s, end_s)
     return Outcome(value, None, start_s, end_s) if ok else Outcome(None, value, start_s, end_s)
-
-
-@contextmanager
-def _ctrl_c_held_back() -> Iterator[None]:
-    """A process started here is born with SIGINT blocked, and dies of no Ctrl-C while it starts."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -13,6 +13,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
 __all__ = ["interrupts_held", "interrupts_masked"]
 
@@ -51,6 +52,10 @@ def interrupts_masked() -> Iterator[None]:
 
     Ctrl-C reaches every process of a terminal; one that is still importing would print a traceback.
     """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # or the first start would do it, and unmask SIGINT
     old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
