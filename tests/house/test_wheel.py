@@ -41,6 +41,7 @@ NEED_MORE = {
     "companion.processes.study.gantt_figure": "matplotlib",
     "companion.processes.study.gil_figure": "matplotlib",
     "companion.processes.study.interleaving_figure": "matplotlib",
+    "companion.processes.study.memory_figure": "matplotlib",
     "companion.processes.study.photos": "PIL",
     "companion.processes.study.wait_graph_figure": "matplotlib",
     "companion.wasserstein.figures": "matplotlib",
