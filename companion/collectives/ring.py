@@ -1,7 +1,7 @@
 """Ring all-reduce: what each rank sends hardly depends on how many ranks there are.
 
-    reduce-scatter, steps 0 … P−2, then all-gather, steps P−1 … 2P−3;
-    in step t rank r sends chunk r−1−t to the right and receives chunk r−2−t from the left
+    reduce-scatter, steps 1 … P−1, then all-gather, steps P … 2P−2;
+    in step t rank r sends chunk r−t to the right and receives chunk r−1−t from the left
 
 Every rank sends 2(P−1)/P of the tensor's bytes. The sum of chunk c starts at rank c+1 and goes
 round to rank c:  x_c + (x_{c−1} + (… + (x_{c+2} + x_{c+1}))), rounded at every +. Another chunk

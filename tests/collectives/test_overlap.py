@@ -54,3 +54,5 @@ def test_drawing_has_a_bar_for_every_span():
     expected = [(0, 200), (200, 500), (0, 100), (100, 200), (100, 250), (250, 400)]
     assert sum(edges, ()) == pytest.approx(sum(expected, ()))
     plt.close(figure)
+    assert measured.taken_s("overlapped", "reduce") == pytest.approx([0.15, 0.15])
+    assert measured.taken_s("serial", "compute") == [0.2]

@@ -30,6 +30,11 @@ PALETTE = sns.color_palette("colorblind")
 BLUE, ORANGE, GREEN = PALETTE[:3]
 GREY = "0.45"
 MARKERS = "osD^vPX"  # shape tells series apart where colour does not
+_SCALE_LABELS = {
+    "ring": "flat ring",
+    "hierarchical": "hierarchical ring",
+    "halving_doubling": "halving and doubling",
+}
 HATCHES = ("", "////", "....", "xxxx")
 
 
@@ -108,14 +113,15 @@ def draw_at_scale(panels: Mapping[str, Sequence[ScalePoint]]) -> Figure:
                 f"{MARKERS[index]}-",
                 color=PALETTE[index],
                 ms=5,
-                label={"ring": "flat ring", "hierarchical": "hierarchical ring"}.get(name, name),
+                label=_SCALE_LABELS.get(name, name),
             )
         axes.set(xscale="log", yscale="log", xlabel="GPUs P", ylabel="time (ms)", title=title)
         axes.set_xticks([8, 64, 512, 4096, 65536], ["8", "64", "512", "4096", "65,536"])
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,g}"))
         axes.minorticks_off()
-    row[0][-1].legend(frameon=False)  # where tensors are small, the upper left is empty
+    handles, labels = row[0][-1].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, ncols=4, loc="outside upper center")
     return figure
 
 

@@ -1,12 +1,12 @@
 """How much of the communication hides behind backward, predicted and measured.
 
-    C_k = c_1 + … + c_k                    when bucket k is computed
-    F_k = max(F_{k−1}, C_k) + r_k          when it is reduced, on a link that carries one at a time
-        = max over j ≤ k of (C_j + r_j + … + r_k)
+    U_k = u_1 + … + u_k                    when bucket k is computed
+    F_k = max(F_{k−1}, U_k) + v_k          when it is reduced, on a link that carries one at a time
+        = max over j ≤ k of (U_j + v_j + … + v_k)
 
-All but the last bucket hide, F_K = C_K + r_K, exactly if every sum of reductions r_j + … + r_{K−1}
-fits into the computing that is left, c_{j+1} + … + c_K. With K equal buckets that is r ≤ c; then
-one bucket's time remains. At r = c the time falls from 2Kc to (K+1)c.
+All but the last bucket hide, F_K = U_K + v_K, exactly if every sum of reductions v_j + … + v_{K−1}
+fits into the computing that is left, u_{j+1} + … + u_K. With K equal buckets that is v ≤ u; then
+one bucket's time remains. At v = u the time falls from 2Ku to (K+1)u.
 
 Source: Li et al. 2020 (PyTorch Distributed), §3.2.3, for the idea; the recursion is counted here.
 Chapter: course/11_collectives.ipynb.  Dimension key: K buckets.
@@ -16,7 +16,7 @@ import copy
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,13 @@ class OverlapMeasurement(NamedTuple):
     def ratio(self) -> float:
         """Overlapped over serial time."""
         return self.overlapped_s / self.serial_s
+
+    def taken_s(
+        self, schedule: Literal["serial", "overlapped"], kind: Literal["compute", "reduce", "wait"]
+    ) -> list[float]:
+        """What each bucket of a schedule took, in order."""
+        spans = self.serial_spans if schedule == "serial" else self.overlapped_spans
+        return [span.end_s - span.start_s for span in spans if span.kind == kind]
 
 
 @typed

@@ -24,6 +24,12 @@ def chunk_bounds(size, ranks):
     length = size // ranks
     return [(rank * length, (rank + 1) * length) for rank in range(ranks)]
 """,
+        "an empty chunk begins at 0": """
+def chunk_bounds(size, ranks):
+    length, longer = divmod(size, ranks)
+    starts = [rank * length + min(rank, longer) for rank in range(ranks + 1)]
+    return [(a, b) if a < b else (0, 0) for a, b in zip(starts, starts[1:])]
+""",
     },
     "left_ring": {
         "still turning right": """
@@ -106,6 +112,16 @@ def fastest(ranks, size, alpha, beta):
     name = min(times, key=times.get)
     return name, times[name]
 """,
+        "of equal ones, halving": """
+def fastest(ranks, size, alpha, beta):
+    levels = (ranks - 1).bit_length()
+    share = 2 * (ranks - 1) / ranks * size * beta
+    times = {"halving": 2 * levels * alpha + share} if 2**levels == ranks else {}
+    times["ring"] = 2 * (ranks - 1) * alpha + share
+    times["tree"] = 2 * levels * (alpha + size * beta)
+    name = min(times, key=times.get)
+    return name, times[name]
+""",
     },
     "fit": {
         "absolute errors": """
@@ -146,6 +162,14 @@ def fit(sizes, times, ranks):
     alpha, beta = torch.linalg.lstsq(rows, torch.ones_like(t)[:, None]).solution[:, 0].tolist()
     return alpha, beta * 1e-4
 """,
+        "weighted by the root of the time": """
+def fit(sizes, times, ranks):
+    t = torch.tensor(times, dtype=torch.float64)
+    s = torch.tensor(sizes, dtype=torch.float64)
+    rows = 2 * (ranks - 1) * torch.stack([t**-0.5, 1e-4 * s / ranks * t**-0.5], dim=1)
+    alpha, beta = torch.linalg.lstsq(rows, t[:, None] ** 0.5).solution[:, 0].tolist()
+    return alpha, beta * 1e-4
+""",
     },
     "who_differs": {
         "rank 0 is always right": """
@@ -175,6 +199,11 @@ def who_differs(headers):
     usual = max(reversed(headers), key=headers.count)
     return [rank for rank, header in enumerate(headers) if header != usual]
 """,
+        "a tie goes to the end of the alphabet": """
+def who_differs(headers):
+    usual = max(sorted(set(headers), reverse=True), key=headers.count)
+    return [rank for rank, header in enumerate(headers) if header != usual]
+""",
     },
     "finish_time": {
         "from the first layer on": """
@@ -183,10 +212,10 @@ def finish_time(layers, bucket_bytes, alpha, beta):
     for number, (seconds, size) in enumerate(layers, start=1):
         now += seconds
         waiting += size
-        if waiting >= bucket_bytes or number == len(layers):
+        if waiting >= bucket_bytes or (number == len(layers) and waiting):
             free = max(free, now) + alpha + waiting * beta
             waiting = 0.0
-    return free
+    return max(now, free)
 """,
         "all buckets at once": """
 def finish_time(layers, bucket_bytes, alpha, beta):
@@ -194,10 +223,10 @@ def finish_time(layers, bucket_bytes, alpha, beta):
     for number, (seconds, size) in enumerate(reversed(layers), start=1):
         now += seconds
         waiting += size
-        if waiting >= bucket_bytes or number == len(layers):
+        if waiting >= bucket_bytes or (number == len(layers) and waiting):
             end = max(end, now + alpha + waiting * beta)
             waiting = 0.0
-    return end
+    return max(now, end)
 """,
         "one after the other": """
 def finish_time(layers, bucket_bytes, alpha, beta):
@@ -205,7 +234,7 @@ def finish_time(layers, bucket_bytes, alpha, beta):
     for number, (seconds, size) in enumerate(reversed(layers), start=1):
         now += seconds
         waiting += size
-        if waiting >= bucket_bytes or number == len(layers):
+        if waiting >= bucket_bytes or (number == len(layers) and waiting):
             now += alpha + waiting * beta
             waiting = 0.0
     return now
@@ -227,10 +256,10 @@ def finish_time(layers, bucket_bytes, alpha, beta):
     for number, (seconds, size) in enumerate(reversed(layers), start=1):
         now += seconds
         waiting += size
-        if waiting > bucket_bytes or number == len(layers):
+        if waiting > bucket_bytes or (number == len(layers) and waiting):
             free = max(free, now) + alpha + waiting * beta
             waiting = 0.0
-    return free
+    return max(now, free)
 """,
         "no latency": """
 def finish_time(layers, bucket_bytes, alpha, beta):
@@ -238,10 +267,44 @@ def finish_time(layers, bucket_bytes, alpha, beta):
     for number, (seconds, size) in enumerate(reversed(layers), start=1):
         now += seconds
         waiting += size
-        if waiting >= bucket_bytes or number == len(layers):
+        if waiting >= bucket_bytes or (number == len(layers) and waiting):
             free = max(free, now) + waiting * beta
             waiting = 0.0
-    return free + alpha
+    return max(now, free) + alpha
+""",
+        "a latency for each layer": """
+def finish_time(layers, bucket_bytes, alpha, beta):
+    now = free = waiting = held = 0.0
+    for number, (seconds, size) in enumerate(reversed(layers), start=1):
+        now += seconds
+        waiting += size
+        held += 1
+        if waiting >= bucket_bytes or (number == len(layers) and waiting):
+            free = max(free, now) + held * alpha + waiting * beta
+            waiting = held = 0.0
+    return max(now, free)
+""",
+        "an empty bucket at the end": """
+def finish_time(layers, bucket_bytes, alpha, beta):
+    now = free = waiting = 0.0
+    for number, (seconds, size) in enumerate(reversed(layers), start=1):
+        now += seconds
+        waiting += size
+        if waiting >= bucket_bytes or number == len(layers):
+            free = max(free, now) + alpha + waiting * beta
+            waiting = 0.0
+    return max(now, free)
+""",
+        "the end of the backward pass is not awaited": """
+def finish_time(layers, bucket_bytes, alpha, beta):
+    now = free = waiting = 0.0
+    for number, (seconds, size) in enumerate(reversed(layers), start=1):
+        now += seconds
+        waiting += size
+        if waiting >= bucket_bytes or (number == len(layers) and waiting):
+            free = max(free, now) + alpha + waiting * beta
+            waiting = 0.0
+    return free
 """,
     },
     "owner": {
@@ -275,6 +338,165 @@ def owner(sizes, ranks, parameter, index):
         if place < stop:
             return rank, place - start
         start = stop
+""",
+        "only the parameter just before": """
+def owner(sizes, ranks, parameter, index):
+    before = sizes[parameter - 1] if parameter else 0
+    return divmod(before + index, -(-sum(sizes) // ranks))
+""",
+    },
+    "best_buckets": {
+        "a bucket for each layer": """
+def best_buckets(layers, alpha, beta):
+    return [1] * len(layers)
+""",
+        "one bucket for all": """
+def best_buckets(layers, alpha, beta):
+    return [len(layers)]
+""",
+        "the better of the two extremes": """
+def seconds_of(layers, buckets, alpha, beta):
+    order, now, free = layers[::-1], 0.0, 0.0
+    for count in buckets:
+        part, order = order[:count], order[count:]
+        now += sum(seconds for seconds, _ in part)
+        free = max(now, free) + alpha + beta * sum(size for _, size in part)
+    return free
+
+
+def best_buckets(layers, alpha, beta):
+    ways = [[1] * len(layers), [len(layers)]]
+    return min(ways, key=lambda buckets: seconds_of(layers, buckets, alpha, beta))
+""",
+        "from the first layer on": """
+def best_buckets(layers, alpha, beta):
+    ends = [(0.0, [])]
+    now = 0.0
+    order = layers
+    for stop in range(1, len(order) + 1):
+        now += order[stop - 1][0]
+        ways = []
+        for start, (end, buckets) in enumerate(ends):
+            size = sum(size for _, size in order[start:stop])
+            ways.append((max(end, now) + alpha + size * beta, [*buckets, stop - start]))
+        ends.append(min(ways))
+    return ends[-1][1]
+""",
+        "the last bucket closed comes first": """
+def best_buckets(layers, alpha, beta):
+    ends = [(0.0, [])]
+    now = 0.0
+    order = layers[::-1]
+    for stop in range(1, len(order) + 1):
+        now += order[stop - 1][0]
+        ways = []
+        for start, (end, buckets) in enumerate(ends):
+            size = sum(size for _, size in order[start:stop])
+            ways.append((max(end, now) + alpha + size * beta, [*buckets, stop - start]))
+        ends.append(min(ways))
+    return ends[-1][1][::-1]
+""",
+        "no latency": """
+def best_buckets(layers, alpha, beta):
+    ends = [(0.0, [])]
+    now = 0.0
+    order = layers[::-1]
+    for stop in range(1, len(order) + 1):
+        now += order[stop - 1][0]
+        ways = []
+        for start, (end, buckets) in enumerate(ends):
+            size = sum(size for _, size in order[start:stop])
+            ways.append((max(end, now) + size * beta, [*buckets, stop - start]))
+        ends.append(min(ways))
+    return ends[-1][1]
+""",
+        "nothing hides": """
+def best_buckets(layers, alpha, beta):
+    ends = [(0.0, [])]
+    now = 0.0
+    order = layers[::-1]
+    for stop in range(1, len(order) + 1):
+        now += order[stop - 1][0]
+        ways = []
+        for start, (end, buckets) in enumerate(ends):
+            size = sum(size for _, size in order[start:stop])
+            ways.append((end + alpha + size * beta, [*buckets, stop - start]))
+        ends.append(min(ways))
+    return ends[-1][1]
+""",
+        "closed whenever the network is free": """
+def best_buckets(layers, alpha, beta):
+    now = free = size = 0.0
+    count, buckets = 0, []
+    for number, (seconds, more) in enumerate(reversed(layers), start=1):
+        now, size, count = now + seconds, size + more, count + 1
+        if free <= now or number == len(layers):
+            free = max(free, now) + alpha + size * beta
+            buckets.append(count)
+            size = count = 0
+    return buckets
+""",
+        "split in two as long as that helps": """
+def seconds_of(layers, buckets, alpha, beta):
+    order, now, free = layers[::-1], 0.0, 0.0
+    for count in buckets:
+        part, order = order[:count], order[count:]
+        now += sum(seconds for seconds, _ in part)
+        free = max(now, free) + alpha + beta * sum(size for _, size in part)
+    return free
+
+
+def best_buckets(layers, alpha, beta):
+    best = [len(layers)]
+    while True:
+        ways = [
+            [*best[:i], k, count - k, *best[i + 1 :]]
+            for i, count in enumerate(best)
+            for k in range(1, count)
+        ]
+        shortest = min([best, *ways], key=lambda way: seconds_of(layers, way, alpha, beta))
+        if shortest == best:
+            return best
+        best = shortest
+""",
+        "the best of all fixed numbers of layers": """
+def seconds_of(layers, buckets, alpha, beta):
+    order, now, free = layers[::-1], 0.0, 0.0
+    for count in buckets:
+        part, order = order[:count], order[count:]
+        now += sum(seconds for seconds, _ in part)
+        free = max(now, free) + alpha + beta * sum(size for _, size in part)
+    return free
+
+
+def best_buckets(layers, alpha, beta):
+    count = len(layers)
+    ways = [[k] * (count // k) + [count % k] * (count % k > 0) for k in range(1, count + 1)]
+    return min(ways, key=lambda buckets: seconds_of(layers, buckets, alpha, beta))
+""",
+        "the best of all fixed numbers of bytes": """
+def seconds_of(layers, buckets, alpha, beta):
+    order, now, free = layers[::-1], 0.0, 0.0
+    for count in buckets:
+        part, order = order[:count], order[count:]
+        now += sum(seconds for seconds, _ in part)
+        free = max(now, free) + alpha + beta * sum(size for _, size in part)
+    return free
+
+
+def filled(layers, bucket_bytes):
+    buckets, count, waiting = [], 0, 0
+    for _, size in reversed(layers):
+        count, waiting = count + 1, waiting + size
+        if waiting >= bucket_bytes:
+            buckets.append(count)
+            count = waiting = 0
+    return buckets + [count] * (count > 0)
+
+
+def best_buckets(layers, alpha, beta):
+    ways = [filled(layers, size) for size in range(1, sum(size for _, size in layers) + 1)]
+    return min(ways, key=lambda buckets: seconds_of(layers, buckets, alpha, beta))
 """,
     },
 }
