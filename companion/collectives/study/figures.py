@@ -52,10 +52,10 @@ def draw_all_reduce(rows_PC: Sequence[Sequence[float]]) -> Figure:
     )
     for axes, numbers, title in zip(panels, (before, after), ("before", "after"), strict=True):
         for (rank, column), number in np.ndenumerate(numbers):
-            # Before, a row has its device's colour; after, nothing tells the rows apart.
-            color = PALETTE[rank % len(PALETTE)] if title == "before" else "0.8"
+            # A column has its chunk's colour, as in the ring's frames; sums are darker.
+            color, alpha = PALETTE[column % len(PALETTE)], 0.3 if title == "before" else 0.8
             corner = (column, ranks - 1 - rank)
-            axes.add_patch(Rectangle(corner, 1, 0.8, fc=color, ec="white", lw=2, alpha=0.7))
+            axes.add_patch(Rectangle(corner, 1, 0.8, fc=color, ec="white", lw=2, alpha=alpha))
             axes.text(column + 0.5, corner[1] + 0.4, f"{number:g}", ha="center", va="center")
         for rank in range(ranks):
             axes.text(-0.12, ranks - 0.6 - rank, f"rank {rank}", ha="right", va="center")

@@ -23,12 +23,12 @@ def plain_ring(rank: int, ranks: int, tensors: Sequence[Tensor]) -> Tensor:
     chunks = list(tensors[rank].tensor_split(ranks))
     right, left = (rank + 1) % ranks, (rank - 1) % ranks
     for step in range(1, 2 * ranks - 1):
-        own = (rank - 1 - step) % ranks
-        came = torch.empty_like(chunks[own])
+        incoming = (rank - 1 - step) % ranks
+        came = torch.empty_like(chunks[incoming])
         sending = distributed.isend(chunks[(rank - step) % ranks].contiguous(), right)
         distributed.recv(came, left)
         sending.wait()
-        chunks[own] = chunks[own] + came if step < ranks else came
+        chunks[incoming] = chunks[incoming] + came if step < ranks else came
     return torch.cat(chunks)
 
 

@@ -1,4 +1,4 @@
-"""Three kinds of work, for which the interpreter's lock matters differently.
+"""Kinds of work, for which the interpreter's lock matters differently.
 
 They stand in a module so that a spawned process can import them.
 Chapter: course/10_processes.ipynb.
@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["count_in_python", "matmul", "wait"]
+__all__ = ["compute_and_wait", "count_in_python", "matmul", "wait"]
 
 
 def count_in_python(n: int) -> int:
@@ -50,6 +50,26 @@ def matmul(size: int, repeats: int) -> None:
 def wait(seconds: float) -> None:
     """Do nothing, as one does for a disk or a network: nothing is held."""
     time.sleep(seconds)
+
+
+def compute_and_wait(python_s: float, wait_s: float) -> None:
+    """What a rank does in a step: Python that prepares the work of a GPU, then a wait for it.
+
+    Args:
+        python_s: Processor time of this thread in plain Python, which holds the lock. It is longer
+            by the clock when somebody else has the lock or the core.
+        wait_s: Pause behind it, in which nothing is held.
+
+    Example:
+        >>> begun = time.thread_time()
+        >>> compute_and_wait(0.01, 0.0)
+        >>> time.thread_time() - begun >= 0.01
+        True
+    """
+    end_s = time.thread_time() + python_s
+    while time.thread_time() < end_s:
+        pass
+    time.sleep(wait_s)
 
 
 class _OneThread:

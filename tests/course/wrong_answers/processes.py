@@ -1,6 +1,11 @@
 """Plausible wrong answers to `course/exercises/source/processes`: task -> {mistake: code}."""
 
+import runpy
+from pathlib import Path
+
+BARRIER = runpy.run_path(str(Path(__file__).parent / "processes" / "barrier.py"))["BARRIER"]
 WRONG = {
+    "make_barrier": BARRIER,
     "run_schedule": {
         "one copy for all": """
 def run_schedule(schedule, workers):
