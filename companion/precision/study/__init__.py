@@ -1,0 +1,1 @@
+"""What mainly the chapter calls: a simulated machine, the runs without repairs, figures."""
