@@ -9,9 +9,10 @@ step 700 therefore needs to know nothing but that number.
 """
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Literal
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -24,18 +25,18 @@ from companion.language.records import (
     predicted_tokens,
 )
 from companion.training import Stateful
+from companion.training.precision import Precision, PrecisionPolicy
 from companion.training.process_group import rank_and_ranks
 from companion.training.seeds import shuffled, stream
 
 __all__ = ["Adapters", "FineTuning", "Precision"]
 
-Precision = Literal["fp32", "bf16"]
-
 
 class FineTuning:
     """AdamW on some parameters of a language model, without weight decay; one call is one step.
 
-    The learning rate rises linearly over ``warmup`` steps and falls linearly to zero at the end.
+    The learning rate rises linearly over ``warmup`` steps and falls linearly to zero at the end. It
+    follows the number of the step, as the examples do: a step that "fp16" skips is gone.
 
     Args:
         model: On its device; the same on all processes.
@@ -47,7 +48,8 @@ class FineTuning:
             anew, and a batch may hold the end of one epoch and the beginning of the next.
         learning_rate: At its highest, for all that ``parameters`` gives no rate of their own.
         warmup: Steps, fewer than ``steps``.
-        precision: "bf16" computes under autocast; parameters, gradients and AdamW stay as they are.
+        precision: A name, or a policy with a scaler of your own. "bf16" and "fp16" compute under
+            autocast; parameters, gradients and AdamW stay as they are, in float32.
         pad_token: See ``collate``.
         seed: Of the order of examples and of dropout.
 
@@ -65,7 +67,7 @@ class FineTuning:
         batch_size: int,
         learning_rate: float,
         warmup: int = 0,
-        precision: Precision = "fp32",
+        precision: Precision | PrecisionPolicy = "fp32",
         pad_token: int = 0,
         seed: int = 0,
     ) -> None:
@@ -78,13 +80,15 @@ class FineTuning:
         self.model = model.train()
         self.examples = examples
         self.batch_size = batch_size
-        self.precision = precision
         self.pad_token = pad_token
         self.seed = seed
         groups = list(parameters)
         self.optimizer = torch.optim.AdamW(groups, lr=learning_rate, weight_decay=0.0)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.device = self.parameters[0].device
+        if not isinstance(precision, PrecisionPolicy):
+            precision = PrecisionPolicy(precision, self.device)
+        self.precision = precision
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer,
             lambda i: min((i + 1) / (warmup + 1), (steps - i) / (steps - warmup)),
@@ -100,6 +104,7 @@ class FineTuning:
             "adapters": Adapters(self.model, self.parameters),
             "optimizer": self.optimizer,
             "schedule": self.schedule,
+            **self.precision.state,
         }
 
     def batch(self, step: int) -> list[Example]:
@@ -125,11 +130,12 @@ class FineTuning:
         tokens = sum(map(predicted_tokens, batch))
         share = batch[self.rank :: self.ranks]
         weight = sum(map(predicted_tokens, share)) / tokens
-        with self._drawing_from(stream(self.seed, "step", step, self.rank)), self._autocast():
+        draws = self._drawing_from(stream(self.seed, "step", step, self.rank))
+        with draws, self.precision.autocast():
             pair = collate(share, pad_token=self.pad_token, device=self.device)
             loss = weight * completion_loss(self.model, *pair)
         self.optimizer.zero_grad()
-        loss.backward()
+        self.precision.backward(loss)
         total = self._add_up(loss.detach())
         if not math.isfinite(total):
             raise FloatingPointError(
@@ -137,8 +143,9 @@ class FineTuning:
                 "or a longer warm-up may help"
             )
         learning_rate = self.schedule.get_last_lr()[0]
-        self.optimizer.step()
-        self.schedule.step()
+        self.precision.step(self.optimizer)
+        self.precision.update()
+        self._next_learning_rate()
         return {"loss": total, "learning_rate": learning_rate, "tokens": float(tokens)}
 
     def held_out_loss(self, examples: Sequence[Example]) -> float:
@@ -148,7 +155,7 @@ class FineTuning:
         nats = 0.0
         if share:
             size = math.ceil(self.batch_size / self.ranks)
-            with self._autocast():
+            with self.precision.autocast():
                 mean = held_out_loss(self.model, share, batch_size=size, pad_token=self.pad_token)
             nats = mean * tokens
         sums = torch.tensor([nats, tokens], dtype=torch.float64, device=self.device)
@@ -157,7 +164,11 @@ class FineTuning:
         return (sums[0] / sums[1]).item()
 
     def _add_up(self, loss: Tensor) -> float:
-        """Sum gradients and loss over the processes, in one message; the summed loss."""
+        """Sum gradients and loss over the processes, in one message; the summed loss.
+
+        In "fp16" the gradients are scaled, the loss is not. A gradient that overflowed in one
+        process is infinite or NaN in every sum, so that all processes skip the step alike.
+        """
         for parameter in self.parameters:
             if parameter.grad is None:  # an expert that no token was sent to
                 parameter.grad = torch.zeros_like(parameter)
@@ -171,10 +182,10 @@ class FineTuning:
             gradient.copy_(part.view_as(gradient))
         return message[0].item()
 
-    def _autocast(self) -> AbstractContextManager[None]:
-        return torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
-        )
+    def _next_learning_rate(self) -> None:
+        with warnings.catch_warnings():  # a scaler may have skipped AdamW's very first step
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+            self.schedule.step()
 
     @contextmanager
     def _drawing_from(self, seed: int) -> Iterator[None]:

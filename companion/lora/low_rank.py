@@ -6,21 +6,16 @@ Chapter: course/07_lora.ipynb.  Dimension key: B rows of x (all its axes but the
 O outputs, R rank.
 """
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from companion.checks import check_number, check_tensor
+from companion.training.precision import without_autocast
 
-__all__ = ["add_low_rank", "add_low_rank_reference", "lora_delta", "without_autocast"]
+__all__ = ["add_low_rank", "add_low_rank_reference", "lora_delta"]
 
 LARGEST_SCALE = torch.finfo(torch.float32).max
-# Asked here and not where it is needed, because torch 2.11 cannot compile the question.
-AUTOCAST_DEVICES = frozenset(
-    filter(torch.amp.is_autocast_available, ["cpu", "cuda", "hpu", "mps", "mtia", "xla", "xpu"])
-)
 
 
 def lora_delta(
@@ -126,11 +121,3 @@ def _check_rows(y: Tensor, x: Tensor, a_RI: Tensor, b_OR: Tensor, scale: float) 
             f"y and x: expected shapes (..., {outputs}) and (..., {inputs}) from the factors, got "
             f"{tuple(y.shape)} and {tuple(x.shape)}"
         )
-
-
-def without_autocast(tensor: Tensor) -> AbstractContextManager:
-    """Autocast off on the tensor's device; nothing where the device knows no autocast."""
-    device = tensor.device.type
-    if device in AUTOCAST_DEVICES and torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
-from companion.language.fine_tuning import FineTuning, Precision
+from companion.language.fine_tuning import FineTuning
 from companion.language.jsonl import read_jsonl
 from companion.language.pretrained import (
     MAX_TOKENS,
@@ -38,6 +38,7 @@ from companion.lora.peft_files.folder import save_lora
 from companion.lora.preparation import default_targets, quantize_linear_layers_
 from companion.training import fit
 from companion.training.arguments import at_least, between, recipe_arguments
+from companion.training.precision import DTYPE, Precision
 from companion.training.process_group import check_alike, is_first, process_group, say
 from companion.training.run_record import Evaluations, Log, Settings
 from companion.training.seeds import stream
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 Record = Mapping[str, Any]
-DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, list[float]]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from companion.checks import check_count, check_finite, typed
+from companion.training.precision import without_autocast
 
 __all__ = ["SpectralNorm", "spectral_normalise_"]
 
@@ -65,13 +66,18 @@ class SpectralNorm(nn.Module):
             self.v_I.copy_(_normalised(w_OI.T @ self.u_O))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The weight over its spectral norm; the gradient takes u and v as constants."""
+        """The weight over its spectral norm; the gradient takes u and v as constants.
+
+        Autocast is off in here: the power iteration would stop at the error of 16 bits, and the
+        slope be bounded no better.
+        """
         w_OI = self._matrix(weight)
-        if self.training:
-            self._iterate(w_OI, self.iterations)
-        # Clones: the critic runs twice before one backward pass, and u, v change in between.
-        sigma = torch.vdot(self.u_O.clone(), w_OI @ self.v_I.clone())
-        return weight / sigma
+        with without_autocast(weight):
+            if self.training:
+                self._iterate(w_OI, self.iterations)
+            # Clones: the critic runs twice before one backward pass, and u, v change in between.
+            sigma = torch.vdot(self.u_O.clone(), w_OI @ self.v_I.clone())
+            return weight / sigma
 
 
 @typed

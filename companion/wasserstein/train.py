@@ -22,6 +22,7 @@ from torch import Tensor
 from companion.data import digits
 from companion.training import fit
 from companion.training.arguments import at_least, between, recipe_arguments
+from companion.training.precision import Precision, PrecisionPolicy
 from companion.wasserstein.exact import exact_transport
 from companion.wasserstein.networks import Critic, Generator
 from companion.wasserstein.samples import ring_of_gaussians
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, list[float]]:
         learning_rate=options.learning_rate,
         penalty_weight=PENALTY_WEIGHT[options.data],
         generator_rng=rng,
+        precision=PrecisionPolicy(options.precision, options.device),
     )
     history = fit(
         step,
@@ -135,6 +137,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=at_least(1), default=256)
     rate = "default: the constraint's paper's"
     parser.add_argument("--learning-rate", type=between(0, math.inf), help=rate)
+    parser.add_argument(
+        "--precision",
+        choices=get_args(Precision),
+        default="fp32",
+        help="of the arithmetic; weights and the gradient penalty are fp32 (%(default)s)",
+    )
     return parser
 
 

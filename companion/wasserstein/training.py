@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from companion.checks import typed
+from companion.training import Stateful
+from companion.training.precision import PrecisionPolicy
 from companion.wasserstein.spectral import spectral_normalise_
 from companion.wasserstein.updates import (
     Constraint,
@@ -120,7 +122,8 @@ class WGANStep:
     """One generator step of a Wasserstein GAN, with the critic steps before it.
 
     Holds the networks and their optimizers; ``state`` names all that a checkpoint must keep.
-    The arguments are those of ``train_wgan``.
+    The arguments are those of ``train_wgan``. In "fp16" both optimizers share the policy's scaler,
+    which is updated after each step of either.
     """
 
     @typed
@@ -138,6 +141,7 @@ class WGANStep:
         clip_limit: float = 0.01,
         penalty_weight: float = 10.0,
         generator_rng: torch.Generator | None = None,
+        precision: PrecisionPolicy | None = None,
     ) -> None:
         _check_counts(1, n_critic=n_critic, batch_size=batch_size)
         _constrain(critic, constraint, generator_rng)
@@ -154,22 +158,30 @@ class WGANStep:
             "penalty_weight": penalty_weight,
         }
         self.rng = generator_rng
+        self.precision = precision or PrecisionPolicy("fp32", data.device)
 
     def __call__(self, step: int) -> dict[str, Float[Tensor, ""]]:
         """Train the critic, then the generator once; ``step`` counts from 0."""
         for _ in range(critic_steps_at(step, **self.schedule)):
             real = _draw(self.data, self.batch_size, self.rng)
-            with torch.no_grad():
-                fake = self.generator(self.noise())
+            with torch.no_grad(), self.precision.autocast():
+                fake = self.generator(self.noise()).to(real.dtype)
             loss, penalty = critic_step(
                 self.critic,
                 self.critic_optimizer,
                 real,
                 fake,
                 generator_rng=self.rng,
+                precision=self.precision,
                 **self.limits,
             )
-        score = generator_step(self.generator, self.critic, self.generator_optimizer, self.noise())
+        score = generator_step(
+            self.generator,
+            self.critic,
+            self.generator_optimizer,
+            self.noise(),
+            precision=self.precision,
+        )
         return {"critic_loss": loss, "penalty": penalty, "generator_loss": score}
 
     def noise(self) -> Float[Tensor, "B Z"]:
@@ -179,13 +191,14 @@ class WGANStep:
         return torch.randn(shape, generator=self.rng, device=device).to(self.data)
 
     @property
-    def state(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+    def state(self) -> dict[str, Stateful]:
         """Name → object whose ``state_dict`` the next step depends on, as checkpoints spell it."""
         return {
             "generator": self.generator,
             "critic": self.critic,
             "generator_optimiser": self.generator_optimizer,
             "critic_optimiser": self.critic_optimizer,
+            **self.precision.state,
         }
 
 
@@ -206,6 +219,7 @@ def train_wgan(
     generator_rng: torch.Generator | None = None,
     evaluate: Callable[[], object] | None = None,
     evaluate_every: int = 100,
+    precision: PrecisionPolicy | None = None,
 ) -> WGANHistory:
     """Train a Wasserstein GAN, both networks in place.
 
@@ -230,6 +244,7 @@ def train_wgan(
         generator_rng: Source of all randomness: batches, noise, mixing weights.
         evaluate: Called before the first step, after every ``evaluate_every`` and at the end.
         evaluate_every: Generator steps between two calls.
+        precision: Of both networks' arithmetic, but for the penalty's; None is float32.
 
     Returns:
         Losses of every generator step, and what ``evaluate`` returned.
@@ -258,6 +273,7 @@ def train_wgan(
         clip_limit=clip_limit,
         penalty_weight=penalty_weight,
         generator_rng=generator_rng,
+        precision=precision,
     )
     seen, evaluations = data.new_zeros(steps, 3), {}
     for step in range(steps):

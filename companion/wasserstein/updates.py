@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from companion.checks import check_count, check_number, typed
+from companion.training.precision import PrecisionPolicy, wide
 from companion.wasserstein.lipschitz import clip_weights_, gradient_penalty
 
 __all__ = [
@@ -94,22 +95,31 @@ def critic_step(
     clip_limit: float = 0.01,
     penalty_weight: float = 10.0,
     generator_rng: torch.Generator | None = None,
+    precision: PrecisionPolicy | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """One update of the critic; returns its loss and its penalty from before the update.
 
     The weights are clipped after the step, as in Algorithm 1 of arXiv:1701.07875, so that the
     critic is inside its class when the generator sees it. That paper's code clips before the step.
+
+    ``precision`` decides on the scores; None is float32. The penalty is computed in float32 under
+    any policy. It holds a gradient inside, from a backward pass of its own that no scaler sees: in
+    float16 small slopes would vanish there, whatever the loss is multiplied by later.
     """
     check_constraint(constraint)
-    loss = critic_loss(critic(real), critic(fake.detach()))
+    policy = precision or PrecisionPolicy("fp32", real.device)
+    with policy.autocast():
+        real_scores, fake_scores = critic(real), critic(fake.detach())
+    loss = critic_loss(wide(real_scores), wide(fake_scores))
     penalty = torch.zeros_like(loss)
     if constraint == "penalty":
         penalty = gradient_penalty(
             critic, real, fake, weight=penalty_weight, generator=generator_rng
         )
     optimizer.zero_grad()
-    (loss + penalty).backward()
-    optimizer.step()
+    policy.backward(loss + penalty)
+    policy.step(optimizer)
+    policy.update()
     if constraint == "clip":
         clip_weights_(critic, clip_limit)
     return loss.detach(), penalty.detach()
@@ -117,16 +127,26 @@ def critic_step(
 
 @typed
 def generator_step(
-    generator: nn.Module, critic: nn.Module, optimizer: Optimizer, noise: Float[Tensor, "B Z"]
+    generator: nn.Module,
+    critic: nn.Module,
+    optimizer: Optimizer,
+    noise: Float[Tensor, "B Z"],
+    *,
+    precision: PrecisionPolicy | None = None,
 ) -> Float[Tensor, ""]:
     """One update of the generator; returns its loss from before the update.
 
     No gradient is left in the critic's weights: ``inputs=`` asks for the generator's alone.
+    ``precision`` decides on both networks; None is float32.
     """
-    loss = generator_loss(critic(generator(noise)))
+    policy = precision or PrecisionPolicy("fp32", noise.device)
+    with policy.autocast():
+        scores = critic(generator(noise))
+    loss = generator_loss(wide(scores))
     optimizer.zero_grad()
-    loss.backward(inputs=[p for p in generator.parameters() if p.requires_grad])
-    optimizer.step()
+    policy.backward(loss, inputs=[p for p in generator.parameters() if p.requires_grad])
+    policy.step(optimizer)
+    policy.update()
     return loss.detach()
 
 
