@@ -261,7 +261,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--precision",
         choices=get_args(Precision),
-        help="of base and arithmetic; adapters are fp32 (default: bf16 on cuda, else fp32)",
+        help="of base and arithmetic; adapters are fp32, and fp16 scales the loss "
+        "(default: bf16 on cuda, else fp32)",
     )
     add("--evaluate-every", type=at_least(1), default=50, help="steps (%(default)s)")
     return parser

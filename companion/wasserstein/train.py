@@ -141,7 +141,8 @@ def _parser() -> argparse.ArgumentParser:
         "--precision",
         choices=get_args(Precision),
         default="fp32",
-        help="of the arithmetic; weights and the gradient penalty are fp32 (%(default)s)",
+        help="of the arithmetic; weights and the gradient penalty are fp32, and fp16 scales the "
+        "loss (%(default)s)",
     )
     return parser
 

@@ -1,5 +1,7 @@
 """One step on some parameters, here adapters: against PEFT's layers and a loop written out."""
 
+import itertools
+
 import pytest
 import torch
 from peft import PeftModel
@@ -10,6 +12,9 @@ from companion.language.fine_tuning import FineTuning
 from companion.language.records import Example, collate
 from companion.lora.injection import add_lora, lora_layers, lora_parameters
 from companion.lora.peft_files.folder import save_lora
+from companion.processes import launch
+from companion.training.precision import PrecisionPolicy
+from tests.language.ranks_fine_tuning import steps_of_rank
 from tests.language.tiny_language_model import llama
 
 # PEFT asks transformers for a name that transformers has renamed.
@@ -107,3 +112,36 @@ def test_expert_without_a_token_gets_a_zero_gradient():
     tuning(0)
     for p, was in zip(unused.parameters(), before, strict=True):
         assert torch.equal(p, was)
+
+
+def test_skipped_steps_are_gone_and_the_learning_rate_goes_on():
+    """From 2¹⁰⁰ no step of four is finite; the losses are those before any step, and unscaled."""
+
+    def run(precision: str | PrecisionPolicy) -> list[dict[str, float]]:
+        model = adapted()
+        before = [p.detach().clone() for p in lora_parameters(model)]
+        settings = {"steps": 4, "batch_size": 11, "learning_rate": 0.01, "precision": precision}
+        tuning = FineTuning(model, lora_parameters(model), EXAMPLES, **settings)
+        measures = [tuning(i) for i in range(4)]
+        moved.append(not all(map(torch.equal, before, lora_parameters(model))))
+        return measures
+
+    moved: list[bool] = []
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100)
+    skipped, expected = run(PrecisionPolicy("fp16", "cpu", scaler=scaler)), run("fp32")
+    assert moved == [False, True]
+    assert scaler.get_scale() == 2.0**96
+    assert [m["learning_rate"] for m in skipped] == [m["learning_rate"] for m in expected]
+    assert [m["loss"] for m in skipped] == pytest.approx([expected[0]["loss"]] * 4, abs=0.01)
+
+
+def test_processes_skip_a_step_together_when_one_overflows():
+    first, second = launch(steps_of_rank, 2, [None, 1, 0, None])
+    assert (
+        [scale for scale, _ in first] == [scale for scale, _ in second] == [64.0, 32.0, 16.0, 16.0]
+    )
+    weights = [values for _, values in first]
+    for ours, theirs in zip(weights, (values for _, values in second), strict=True):
+        assert all(map(torch.equal, ours, theirs))
+    stayed = [all(map(torch.equal, a, b)) for a, b in itertools.pairwise(weights)]
+    assert stayed == [True, True, False]

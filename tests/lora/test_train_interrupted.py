@@ -50,6 +50,7 @@ def start(command: list[str]) -> subprocess.CompletedProcess:
 def test_killed_and_resumed_ends_with_the_same_bits(inputs, arguments, tmp_path):
     options = ["--held-out", str(inputs / "unseen.jsonl"), "--dropout", "0.3", "--steps", "13"]
     options += ["--lora-plus-ratio", "4", "--evaluate-every", "5", "--variant", "dora"]
+    options += ["--precision", "fp16"]
     for death in ("checkpoint:2", "log:4"):
         result = start([str(SCRIPT), death, *arguments, *options])
         assert result.returncode == -signal.SIGKILL, result.stderr

@@ -56,6 +56,17 @@ def test_same_as_pytorch_for_three_training_steps(build, shape, iterations, devi
     torch.testing.assert_close(norm.v_I, peer._v)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_does_not_reach_the_norm(dtype, device):
+    layer = nn.Linear(5, 7).to(device)
+    spectral_normalise_(layer, generator=seeded())
+    same = copy.deepcopy(layer)
+    with torch.autocast(device, dtype=dtype):
+        inside = layer.weight
+        assert layer(torch.ones(3, 5, device=device)).dtype == dtype
+    assert torch.equal(inside, same.weight)
+
+
 @pytest.mark.parametrize(("build", "shape"), LAYERS)
 def test_power_iteration_reaches_the_largest_singular_value(build, shape):
     layer = build().double()

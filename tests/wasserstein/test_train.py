@@ -23,9 +23,11 @@ def test_a_run_leaves_a_checkpoint_and_a_picture(data, tmp_path, capsys, device)
     assert "W1 of 256 samples to 256 data: " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("constraint", ["penalty", "spectral"])
-def test_a_resumed_run_gives_the_same_bits(constraint, tmp_path, device):
-    where = ["--constraint", constraint, "--device", device]
+@pytest.mark.parametrize(
+    ("constraint", "precision"), [("penalty", "fp32"), ("spectral", "bf16"), ("penalty", "fp16")]
+)
+def test_a_resumed_run_gives_the_same_bits(constraint, precision, tmp_path, device):
+    where = ["--constraint", constraint, "--precision", precision, "--device", device]
     whole = run(tmp_path / "whole", "--steps", "5", *where)
     run(tmp_path / "halves", "--steps", "2", *where)
     halves = run(tmp_path / "halves", "--steps", "5", *where)

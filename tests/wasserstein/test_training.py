@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from companion.training.precision import DTYPE, PrecisionPolicy
 from companion.wasserstein.lipschitz import lipschitz_estimate
 from companion.wasserstein.networks import Critic, Generator
 from companion.wasserstein.samples import ring_of_gaussians
@@ -167,6 +168,32 @@ def test_same_seed_same_bits_and_the_global_seed_is_untouched(constraint, device
     assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
     assert not torch.equal(one[0], other[0])
     assert one[0].shape == (3, 3)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("constraint", CONSTRAINTS)
+def test_16_bits_train_as_32_do(constraint, precision, device):
+    """Nearly the same losses, and not the same; the weights have 32 bits all the while."""
+    data = ring_of_gaussians(50, generator=seeded()).to(device)
+
+    def losses(policy):
+        generator, critic = (network.to(device) for network in networks(1))
+        scores = set()
+        critic.register_forward_hook(lambda _, inputs, output: scores.add(output.dtype))
+        of = {"constraint": constraint, "generator_rng": seeded(), "precision": policy}
+        history = train_wgan(generator, critic, data, steps=9, warm_up=0, learning_rate=1e-3, **of)
+        for parameter in [*generator.parameters(), *critic.parameters()]:
+            assert parameter.dtype == torch.float32
+        return torch.stack([*history[:3]]), scores
+
+    scaler = torch.amp.GradScaler(device, init_scale=2.0**9) if precision == "fp16" else None
+    (expected, _), (got, scores) = map(
+        losses, (None, PrecisionPolicy(precision, device, scaler=scaler))
+    )
+    assert scores == {DTYPE[precision]} | ({torch.float32} if constraint == "penalty" else set())
+    torch.testing.assert_close(got, expected, atol=0.02, rtol=0.02)
+    assert not torch.equal(got[0], expected[0])
+    assert not torch.equal(got[2], expected[2])
 
 
 def test_estimate_is_minus_the_critic_loss_of_the_batches_seen():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from companion.training.precision import PrecisionPolicy
 from companion.wasserstein.networks import Critic, Generator
 from companion.wasserstein.updates import (
     critic_loss,
@@ -26,6 +27,12 @@ def linear_critic(*weights):
     with torch.no_grad():
         critic.layers[0].weight.copy_(torch.tensor([weights]))
     return critic
+
+
+def policy(precision):
+    """With a scale that these small examples do not overflow at."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10) if precision == "fp16" else None
+    return PrecisionPolicy(precision, "cpu", scaler=scaler)
 
 
 def weight_of(critic):
@@ -89,6 +96,18 @@ def test_clipping_comes_after_the_step():
     assert loss.item() == 0.0
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_scores_have_16_bits_and_the_penalty_has_32(precision):
+    """w = 1 + 2⁻¹³ is 1 in 16 bits; ascent on w − (w − 1)², with derivative 1 − 2⁻¹²."""
+    critic = linear_critic(1 + 2**-13)
+    sgd = torch.optim.SGD(critic.parameters(), lr=0.5)
+    settings = {"constraint": "penalty", "penalty_weight": 1.0, "precision": policy(precision)}
+    loss, penalty = critic_step(critic, sgd, torch.ones(4, 1), torch.zeros(4, 1), **settings)
+    assert (loss.item(), loss.dtype) == (-1.0, torch.float32)  # the mean of scores in 16 bits
+    assert penalty.item() == 2**-26
+    assert weight_of(critic).item() == 1.5
+
+
 @pytest.mark.parametrize("constraint", ["penalty", "spectral"])
 def test_only_clip_clips(constraint):
     critic = linear_critic(3.0)
@@ -107,17 +126,19 @@ def test_critic_step_sends_nothing_into_the_generator(constraint):
     assert all(p.grad is None for p in generator.parameters())
 
 
-def test_generator_step_moves_samples_to_higher_scores_by_hand():
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_generator_step_moves_samples_to_higher_scores_by_hand(precision):
     """G(z) = a z + b, f(x) = 3 x: the gradient of −E f is −3 E z for a and −3 for b."""
     generator, critic = Generator(1, 1, width=1, depth=0), linear_critic(3.0)
     with torch.no_grad():
         generator.layers[0].weight.fill_(2.0)
     sgd = torch.optim.SGD(generator.parameters(), lr=0.1)
-    loss = generator_step(generator, critic, sgd, torch.tensor([[1.0], [4.0]]))
-    assert loss.item() == -3 * 2 * 2.5
+    noise, of = torch.tensor([[1.0], [4.0]]), {"precision": policy(precision)}
+    loss = generator_step(generator, critic, sgd, noise, **of)
+    assert (loss.item(), loss.dtype) == (-3 * 2 * 2.5, torch.float32)
     assert generator.layers[0].weight.item() == pytest.approx(2 + 0.1 * 3 * 2.5)
     assert generator.layers[0].bias.item() == pytest.approx(0.3)
-    generator_step(generator, critic, sgd, torch.tensor([[1.0], [4.0]]))
+    generator_step(generator, critic, sgd, noise, **of)
     assert generator.layers[0].bias.item() == pytest.approx(0.6)  # not 0.9: gradients start anew
 
 

@@ -31,46 +31,55 @@ STYLES = ("-", "--", ":", "-.")
 
 
 def draw_number_line(format: FloatFormat) -> Figure:
-    """All positive numbers of a small format on a line: subnormal ones, and gaps that double.
+    """All positive numbers of a small format on a line, and its beginning enlarged.
 
     Args:
         format: With at most 64 positive numbers.
     """
-    codes = torch.arange(2 ** (format.bits - 1))
-    values = format.decode(codes)
+    values = format.decode(torch.arange(1, 2 ** (format.bits - 1)))
     values = values[values.isfinite()].numpy()
-    figure, axes = plt.subplots(figsize=(7.4, 1.7), layout="constrained")
+    figure, rows = plt.subplots(2, 1, figsize=(7.4, 2.6), layout="constrained")
     powers = [2.0**e for e in range(-20, 20) if format.min_normal <= 2.0**e <= format.max]
-    for index, (low, high) in enumerate(zip([0.0, *powers], [*powers, np.inf], strict=True)):
-        inside = values[(values >= low) & (values < high)]
-        height = np.zeros_like(inside)
-        label = "subnormal" if index == 0 else None
-        color = ORANGE if index == 0 else (BLUE, GREEN)[index % 2]
-        axes.plot(inside, height, "|", ms=16 if index else 10, mew=1.6, color=color, label=label)
-    ticks = [0, *(power for power in powers if power >= format.max / 16)]
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set(yticks=[], ylim=(-1, 1), xlabel="value", xlim=(-0.2, format.max * 1.03))
-    axes.legend(frameon=False, loc="upper right")
-    sns.despine(ax=axes, left=True)
+    for axes, end in zip(rows, (format.max, 8 * format.min_normal), strict=True):
+        for index, (low, high) in enumerate(zip([0.0, *powers], [*powers, np.inf], strict=True)):
+            inside = values[(values >= low) & (values < high) & (values <= end)]
+            color = ORANGE if index == 0 else (BLUE, GREEN)[index % 2]
+            label = "subnormal" if index == 0 else None
+            height = np.zeros_like(inside)
+            axes.plot(inside, height, "|", ms=16, mew=1.6, color=color, label=label)
+        ticks = [0, *(power for power in powers if end / 16 <= power <= end)]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set(yticks=[], ylim=(-1, 1), xlim=(-0.015 * end, end * 1.03))
+        sns.despine(ax=axes, left=True)
+    rows[0].legend(frameon=False, loc="upper right", bbox_to_anchor=(1.0, 1.25))
+    rows[1].set_xlabel("value")
     return figure
 
 
-def draw_gradient_histogram(counts: Tensor, format: FloatFormat = FP16) -> Figure:
+def draw_gradient_histogram(
+    counts: Mapping[str, Tensor], format: FloatFormat = FP16, *, lowest: int = -45
+) -> Figure:
     """Gradients by their exponent, with the range of a format drawn over them.
 
     Args:
-        counts: As ``exponent_counts`` gives them.
+        counts: Name of a part of the model → ``exponent_counts`` of its gradients; stacked.
         format: Whose subnormal and normal ranges are shaded.
+        lowest: Exponent at the left end.
     """
-    exponents = np.arange(LOWEST, LOWEST + len(counts))
-    shares = 100 * counts.double().numpy() / counts.sum().item()
-    figure, axes = plt.subplots(figsize=(7.2, 3.2), layout="constrained")
-    axes.bar(exponents + 0.5, shares, width=1.0, color=BLUE, edgecolor="white", lw=0.5)
+    exponents = np.arange(LOWEST, LOWEST + len(next(iter(counts.values()))))
+    every = sum(part.sum().item() for part in counts.values())
+    figure, axes = plt.subplots(figsize=(7.2, 3.4), layout="constrained")
     smallest, normal = np.log2(format.min_subnormal), np.log2(format.min_normal)
     axes.axvspan(smallest, normal, color=ORANGE, alpha=0.25, label="FP16: subnormal", zorder=0)
     axes.axvspan(normal, 16, color=GREEN, alpha=0.2, label="FP16: normal", zorder=0)
     axes.axvline(smallest - 1, color="black", ls=":", lw=1.2, label="left of it: rounds to zero")
-    axes.set(xlabel="exponent of the gradient, base 2", ylabel="share (%)", xlim=(-45, 16))
+    bottom = np.zeros(len(exponents))
+    for (name, part), color, hatch in zip(counts.items(), (RED, BLUE), ("//", ""), strict=False):
+        shares = 100 * part.double().numpy() / every
+        style = {"color": color, "edgecolor": "white", "lw": 0.5, "hatch": hatch}
+        axes.bar(exponents + 0.5, shares, width=1.0, bottom=bottom, label=name, **style)
+        bottom += shares
+    axes.set(xlabel="exponent of the gradient, base 2", ylabel="share (%)", xlim=(lowest, 16))
     axes.legend(frameon=False, loc="upper right")
     return figure
 
@@ -116,14 +125,14 @@ def draw_dose_response(
     Args:
         samples: For how many samples the loss is the mean.
         accuracies: Of each seed, for each of them.
-        shares: Of the gradients that vanished in the first step.
+        shares: Of the outputs' gradients that vanished in the first step.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 2.9), layout="constrained")
     left.plot(samples, [np.mean(a) for a in accuracies], color=BLUE, lw=1.5)
     for at, values in zip(samples, accuracies, strict=True):
         left.plot([at] * len(values), values, "o", ms=5, color=BLUE, mec="black", mew=0.6)
     right.plot(samples, shares, "s-", ms=5, color=ORANGE)
-    for axes, label in ((left, "share of digits recognised"), (right, "gradients that are zero")):
+    for axes, label in ((left, "share of digits recognised"), (right, "output gradients at zero")):
         axes.set(xscale="log", ylim=(0, 1.05), xlabel="samples in the mean", ylabel=label)
     return figure
 

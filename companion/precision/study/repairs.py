@@ -1,13 +1,22 @@
 """The same training run with each repair left out in turn, for several seeds at once.
 
-A network of one hidden layer reads the handwritten digits. All seeds are trained side by side, as
-a stack of matrices, on a simulated machine (``machine.FewBits``), so every CPU does the same.
+A network of one hidden layer reads the handwritten digits. Forward and backward are written out,
+and each result is rounded, so that every CPU does the same and it is plain what is rounded:
+
+    h = R(relu(R(x W₁ + b₁)))        z = R(h W₂ + b₂)        loss: mean cross-entropy, in float32
+    δ_z = R(s/N · (softmax(z) − y))   δ_h = R(δ_z W₂ᵀ) where h > 0
+    gradients: R(Σ h δ_z), R(Σ δ_z), R(Σ x δ_h), R(Σ δ_h)    s loss scale, N samples
+
+A sample's share of the gradient has the factor 1/N; a weight's gradient is the sum over all
+samples. So each digit can stand for many equal ones: 1/N falls, and the sums stay.
+
+All seeds are trained side by side, as a stack of matrices.
 
 Chapter: course/08_precision.ipynb.
 Dimension key: E seeds, B images, D pixels, H hidden units, C classes.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -17,12 +26,9 @@ from torch.nn import functional as F
 
 from companion.data import digits
 from companion.precision.float_format import BF16, FP16, FloatFormat
-from companion.precision.study.machine import FewBits
+from companion.precision.study.matmul import matmul_with_short_sums
 
 __all__ = ["VARIANTS", "Arithmetic", "DigitsRun", "lost_updates", "train_digits"]
-
-# The loss and its gradient are computed in float32, as all recipes of mixed precision do.
-_LOSS = ("_log_softmax", "_log_softmax_backward_data", "nll_loss_forward", "nll_loss_backward")
 
 
 @dataclass(frozen=True)
@@ -42,25 +48,24 @@ class Arithmetic:
     loss_scale: float = 1.0
     short_sums: bool = False
 
-    def context(self) -> AbstractContextManager:
-        """The machine, for forward and backward."""
-        if self.format is None:
-            return nullcontext()
-        return FewBits(self.format, short_sums=self.short_sums, block=32, exempt=_LOSS)
-
     def round(self, values: Tensor) -> Tensor:
         """To the format, if there is one; a new tensor."""
         return values.clone() if self.format is None else self.format.round(values)
 
+    def product(self, a: Tensor, b: Tensor) -> Tensor:
+        """A matrix product, before its result is rounded."""
+        return matmul_with_short_sums(a, b, self.format, block=32) if self.short_sums else a @ b
 
-_REPAIRED = Arithmetic(FP16, loss_scale=2.0**20)
+
+_REPAIRED = Arithmetic(FP16, loss_scale=2.0**14)
+_NO_SCALE = Arithmetic(FP16)
 VARIANTS = {
     "FP32": Arithmetic(),
     "FP16, all three repairs": _REPAIRED,
     "FP16, no master weights": replace(_REPAIRED, master_weights=False),
-    "FP16, no loss scale": replace(_REPAIRED, loss_scale=1.0),
+    "FP16, no loss scale": _NO_SCALE,
     "FP16, no FP32 sums": replace(_REPAIRED, short_sums=True),
-    "FP16, no repair": Arithmetic(FP16, master_weights=False, short_sums=True),
+    "FP16, no repair": replace(_NO_SCALE, master_weights=False, short_sums=True),
     "BF16, master weights": Arithmetic(BF16),
     "BF16, no master weights": Arithmetic(BF16, master_weights=False),
 }
@@ -72,13 +77,13 @@ class DigitsRun(NamedTuple):
     Fields:
         loss: Shape (steps, E), mean cross-entropy in nats.
         accuracy: Shape (E,), on the last 297 digits.
-        vanished: Shape (steps,), share of all gradients that are exactly zero.
+        vanished: Share of the gradients of the outputs z that are zero in the first step.
         skipped: Steps with an infinite or NaN gradient, which changed nothing.
     """
 
     loss: Tensor
     accuracy: Tensor
-    vanished: Tensor
+    vanished: float
     skipped: int
 
 
@@ -88,7 +93,7 @@ def train_digits(
     seeds: int = 3,
     steps: int = 400,
     learning_rate: float = 0.03,
-    loss_weight: float = 1.0,
+    copies: int = 1,
     hidden: int = 32,
 ) -> DigitsRun:
     """Plain gradient descent on 1,500 digits, the whole batch in each step.
@@ -97,32 +102,31 @@ def train_digits(
         arithmetic: Of the run.
         seeds: How many networks, E, side by side.
         steps: Of the run.
-        learning_rate: η for a loss of weight 1.
-        loss_weight: Factor of the loss; the learning rate is divided by it, so that nothing
-            changes in exact arithmetic. A mean over 1 / loss_weight times as many samples has it.
+        learning_rate: η.
+        copies: Equal samples for which each digit stands; the loss is the mean over all of them.
         hidden: H.
     """
     images, labels = digits()
     pixels_BD = arithmetic.round(images.flatten(1).float())
-    x_BD, y_B = pixels_BD[:1500], labels[:1500]
+    x_BD, y_BC = pixels_BD[:1500], F.one_hot(labels[:1500], 10).float()
     masters = _initial(seeds, hidden)
-    weights = [arithmetic.round(master).requires_grad_() for master in masters]
-    losses, vanished, skipped = [], [], 0
-    for _ in range(steps):
-        with arithmetic.context():
-            loss_E = _losses(weights, x_BD, y_B)
-            total = loss_E.sum() * (loss_weight * arithmetic.loss_scale)
-            gradients = torch.autograd.grad(total, weights)
-        losses.append(loss_E.detach())
-        zeros = torch.cat([(gradient == 0).flatten() for gradient in gradients])
-        vanished.append(zeros.float().mean())
+    weights = [arithmetic.round(master) for master in masters]
+    losses, vanished, skipped = [], 0.0, 0
+    for step in range(steps):
+        hidden_EBH, logits_EBC = _forward(arithmetic, weights, x_BD)
+        log_probabilities = logits_EBC.log_softmax(-1)
+        losses.append(-(log_probabilities * y_BC).sum(-1).mean(-1))
+        share = arithmetic.loss_scale / (1500 * copies)
+        delta_EBC = arithmetic.round((log_probabilities.exp() - y_BC) * share)
+        if step == 0:
+            vanished = (delta_EBC == 0).float().mean().item()
+        gradients = _backward(arithmetic, weights, x_BD, hidden_EBH, delta_EBC, copies)
         if all(gradient.isfinite().all() for gradient in gradients):
-            _step(arithmetic, weights, masters, gradients, learning_rate / loss_weight)
+            _step(arithmetic, weights, masters, gradients, learning_rate)
         else:
             skipped += 1
-    with torch.no_grad(), arithmetic.context():
-        right = _logits(weights, pixels_BD[1500:]).argmax(-1) == labels[1500:]
-    return DigitsRun(torch.stack(losses), right.float().mean(-1), torch.stack(vanished), skipped)
+    right = _forward(arithmetic, weights, pixels_BD[1500:])[1].argmax(-1) == labels[1500:]
+    return DigitsRun(torch.stack(losses), right.float().mean(-1), vanished, skipped)
 
 
 def lost_updates(format: FloatFormat, learning_rate: float) -> float:
@@ -133,33 +137,17 @@ def lost_updates(format: FloatFormat, learning_rate: float) -> float:
         learning_rate: η.
     """
     images, labels = digits()
-    weights = [format.round(master).requires_grad_() for master in _initial(1, 32)]
-    loss = _losses(weights, images[:1500].flatten(1).float(), labels[:1500]).sum()
-    lost = moved = 0
-    for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
-        after = format.round(weight.detach() - learning_rate * gradient)
-        has_gradient = gradient != 0
-        lost += ((after == weight) & has_gradient).sum().item()
-        moved += has_gradient.sum().item()
-    return lost / moved
-
-
-@torch.no_grad()
-def _step(
-    arithmetic: Arithmetic,
-    weights: list[Tensor],
-    masters: list[Tensor],
-    gradients: tuple[Tensor, ...],
-    rate: float,
-) -> None:
-    for weight, master, scaled in zip(weights, masters, gradients, strict=True):
-        gradient = scaled / arithmetic.loss_scale
-        if arithmetic.master_weights:
-            master.sub_(rate * gradient)
-            weight.copy_(arithmetic.round(master))
-        else:
-            update = arithmetic.round(rate * arithmetic.round(gradient))
-            weight.copy_(arithmetic.round(weight - update))
+    x_BD, y_BC = images[:1500].flatten(1).float(), F.one_hot(labels[:1500], 10).float()
+    exact, weights = Arithmetic(), [format.round(master) for master in _initial(1, 32)]
+    hidden_EBH, logits_EBC = _forward(exact, weights, x_BD)
+    delta_EBC = (logits_EBC.softmax(-1) - y_BC) / 1500
+    lost = counted = 0
+    gradients = _backward(exact, weights, x_BD, hidden_EBH, delta_EBC, 1)
+    for weight, gradient in zip(weights, gradients, strict=True):
+        stays = format.round(weight - learning_rate * gradient) == weight
+        lost += (stays & (gradient != 0)).sum().item()
+        counted += (gradient != 0).sum().item()
+    return lost / counted
 
 
 def _initial(seeds: int, hidden: int) -> list[Tensor]:
@@ -173,15 +161,47 @@ def _initial(seeds: int, hidden: int) -> list[Tensor]:
     ]
 
 
-def _logits(weights: list[Tensor], x_BD: Tensor) -> Tensor:
+def _forward(
+    arithmetic: Arithmetic, weights: Sequence[Tensor], x_BD: Tensor
+) -> tuple[Tensor, Tensor]:
     first_EDH, first_bias, second_EHC, second_bias = weights
     x_EBD = x_BD.expand(len(first_EDH), *x_BD.shape)
-    hidden_EBH = torch.relu(torch.bmm(x_EBD, first_EDH) + first_bias)
-    return torch.bmm(hidden_EBH, second_EHC) + second_bias
+    hidden_EBH = arithmetic.round(arithmetic.product(x_EBD, first_EDH) + first_bias).relu()
+    return hidden_EBH, arithmetic.round(arithmetic.product(hidden_EBH, second_EHC) + second_bias)
 
 
-def _losses(weights: list[Tensor], x_BD: Tensor, y_B: Tensor) -> Tensor:
-    logits_EBC = _logits(weights, x_BD)
-    labels_EB = y_B.expand(len(logits_EBC), -1)
-    losses = F.cross_entropy(logits_EBC.flatten(0, 1), labels_EB.flatten(), reduction="none")
-    return losses.view(labels_EB.shape).mean(1)
+def _backward(
+    arithmetic: Arithmetic,
+    weights: Sequence[Tensor],
+    x_BD: Tensor,
+    hidden_EBH: Tensor,
+    delta_EBC: Tensor,
+    copies: int,
+) -> list[Tensor]:
+    """Gradients of the four weights, from those of the outputs."""
+    back_EBH = arithmetic.round(arithmetic.product(delta_EBC, weights[2].mT)) * (hidden_EBH > 0)
+    x_EDB = x_BD.t().expand(len(hidden_EBH), *x_BD.t().shape)
+    sums = [
+        arithmetic.product(x_EDB, back_EBH),
+        back_EBH.sum(1, keepdim=True),
+        arithmetic.product(hidden_EBH.mT, delta_EBC),
+        delta_EBC.sum(1, keepdim=True),
+    ]
+    return [arithmetic.round(copies * total) for total in sums]
+
+
+def _step(
+    arithmetic: Arithmetic,
+    weights: Sequence[Tensor],
+    masters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    rate: float,
+) -> None:
+    for weight, master, scaled in zip(weights, masters, gradients, strict=True):
+        gradient = scaled / arithmetic.loss_scale
+        if arithmetic.master_weights:
+            master.sub_(rate * gradient)
+            weight.copy_(arithmetic.round(master))
+        else:
+            update = arithmetic.round(rate * arithmetic.round(gradient))
+            weight.copy_(arithmetic.round(weight - update))

@@ -3,6 +3,7 @@
 Chapter: course/08_precision.ipynb.  Dimension key: B windows, T bytes.
 """
 
+import math
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -14,13 +15,16 @@ from companion.precision.loss_scaler import LossScaler
 from companion.precision.master_weights import MasterWeights
 from companion.transformer import Transformer, TransformerConfig
 
-__all__ = ["TextRun", "small_transformer", "train_text"]
+__all__ = ["TextRun", "byte_entropy", "small_transformer", "train_text"]
 
 _CONFIG = TransformerConfig(vocabulary=256, width=32, layers=2, heads=2, hidden=64, max_length=32)
 
 
 class TextRun(NamedTuple):
-    """Loss of the last ten steps, mean, in nats per byte; and the steps that were skipped."""
+    """Mean loss of the last ten steps, in nats per byte, and the steps that were skipped.
+
+    A run ends at the first loss that is NaN, and is NaN.
+    """
 
     loss: float
     skipped: int
@@ -34,7 +38,7 @@ def train_text(
     scaled: bool = False,
     epsilon: float = 1e-8,
     seed: int = 0,
-    steps: int = 40,
+    steps: int = 80,
 ) -> TextRun:
     """Train with AdamW, 16 windows of 32 bytes in each step.
 
@@ -50,7 +54,7 @@ def train_text(
     generator = torch.Generator().manual_seed(seed)
     text = torch.tensor(list(reference_text().encode()))
     model = Transformer(_CONFIG, generator=generator).to(weights)
-    options = {"lr": 3e-3, "eps": epsilon}
+    options = {"lr": 6e-3, "eps": epsilon}
     if masters:
         optimizer = MasterWeights(torch.optim.AdamW, model.parameters(), **options)
     else:
@@ -72,6 +76,8 @@ def train_text(
             skipped += not scaler.step(optimizer)
             scaler.update()
         losses.append(loss.item())
+        if math.isnan(losses[-1]):
+            break
     return TextRun(sum(losses[-10:]) / 10, skipped)
 
 
@@ -80,3 +86,10 @@ def small_transformer() -> tuple[Transformer, torch.Tensor]:
     model = Transformer(_CONFIG, generator=torch.Generator().manual_seed(0))
     text = torch.tensor(list(reference_text()[: 16 * 32].encode()))
     return model, text.view(16, 32)
+
+
+def byte_entropy() -> float:
+    """Nats per byte that the frequencies of bytes alone leave, in the text of ``train_text``."""
+    counts = torch.bincount(torch.tensor(list(reference_text().encode()))).double()
+    shares = counts[counts > 0] / counts.sum()
+    return -(shares * shares.log()).sum().item()
