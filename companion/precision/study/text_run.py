@@ -40,7 +40,7 @@ def train_text(
     seed: int = 0,
     steps: int = 80,
 ) -> TextRun:
-    """Train with AdamW, 16 windows of 32 bytes in each step.
+    """Train with AdamW, 8 windows of 32 bytes in each step.
 
     Args:
         weights: Dtype of the model.
@@ -62,7 +62,7 @@ def train_text(
     scaler = LossScaler() if scaled else None
     losses, skipped = [], 0
     for _ in range(steps):
-        starts = torch.randint(0, len(text) - 33, (16, 1), generator=generator)
+        starts = torch.randint(0, len(text) - 33, (8, 1), generator=generator)
         window_BT1 = text[starts + torch.arange(33)]
         with torch.autocast("cpu", dtype=autocast) if autocast else nullcontext():
             logits_BTV = model(window_BT1[:, :-1]).float()
