@@ -238,6 +238,13 @@ def prepare_lab(venv):
         path.write_text(content, "utf-8")
 
 
+def base_python(venv):
+    """The Python to make .venv with; not .venv's own, which make's PATH finds after a set-up that
+    was interrupted, and which has just been removed."""
+    inside = os.path.realpath(sys.prefix) == os.path.realpath(str(venv))
+    return sys._base_executable if inside else sys.executable
+
+
 def set_up(root, venv, lock):
     """Bring .venv to the locked state; start from nothing when the last set-up was not complete."""
     python = list(sys.version_info[:2])
@@ -261,7 +268,7 @@ def set_up(root, venv, lock):
     venv.mkdir(exist_ok=True)
     with open(str(venv / "set-up.log"), "w+", encoding="utf-8") as log:
         if not usable:
-            run([sys.executable, "-m", "venv", venv], log, lock)
+            run([base_python(venv), "-m", "venv", venv], log, lock)
         install(root, venv, log, lock)
     configure_git(root)
     write_stamp(venv, wanted)
