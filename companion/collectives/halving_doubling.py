@@ -45,10 +45,10 @@ def halving_doubling_all_reduce(
         PeerLost: If a rank dies or does not answer within the group's timeout.
         TypeError: If the op has no meaning for the dtype.
     """
-    return all_reduce_with(_halve_and_double_, tensor, name="halving_doubling", op=op, group=group)
+    return all_reduce_with(halve_and_double_, tensor, name="halving_doubling", op=op, group=group)
 
 
-def _halve_and_double_(flat: Tensor, op: Op, peers: Peers) -> None:
+def halve_and_double_(flat: Tensor, op: Op, peers: Peers) -> None:
     rank, size = peers.rank, peers.size
     core = 2 ** (size.bit_length() - 1)  # the largest power of 2 in P
     if rank >= core:

@@ -43,10 +43,10 @@ def parameter_server_all_reduce(
         PeerLost: If a rank dies or does not answer within the group's timeout.
         TypeError: If the op has no meaning for the dtype.
     """
-    return all_reduce_with(_server_, tensor, name="parameter_server", op=op, group=group)
+    return all_reduce_with(collect_and_answer_, tensor, name="parameter_server", op=op, group=group)
 
 
-def _server_(flat: Tensor, op: Op, peers: Peers) -> None:
+def collect_and_answer_(flat: Tensor, op: Op, peers: Peers) -> None:
     if peers.rank != _SERVER:
         peers.send(flat, _SERVER).wait()
         peers.receive(flat, _SERVER).wait()

@@ -43,10 +43,10 @@ def tree_all_reduce(
         PeerLost: If a rank dies or does not answer within the group's timeout.
         TypeError: If the op has no meaning for the dtype.
     """
-    return all_reduce_with(_tree_, tensor, name="tree", op=op, group=group)
+    return all_reduce_with(tree_, tensor, name="tree", op=op, group=group)
 
 
-def _tree_(flat: Tensor, op: Op, peers: Peers) -> None:
+def tree_(flat: Tensor, op: Op, peers: Peers) -> None:
     rank, size = peers.rank, peers.size
     distances = [2**k for k in range((size - 1).bit_length())]
     received = torch.empty_like(flat) if rank % 2 == 0 else flat  # odd ranks are leaves

@@ -13,6 +13,7 @@ from companion.collectives.cost.simulation import simulate
 from companion.collectives.cost.topology import Link, Topology
 from companion.collectives.study.algorithm_map import NETWORKS, AlgorithmMap, size_text
 from companion.collectives.study.figures import (
+    draw_algorithms,
     draw_all_reduce,
     draw_at_scale,
     draw_time_against_size,
@@ -189,6 +190,22 @@ def test_model_line_runs_through_model_points():
     at_points = np.interp(sizes, line.get_xdata(), line.get_ydata())
     np.testing.assert_allclose(at_points, points.get_ydata(), rtol=1e-3)
     assert [label.get_text() for label in axes.get_legend().texts] == ["model", "held out"]
+
+
+def test_marks_are_measured_and_lines_are_the_model():
+    model = {"ranks": 4, "alpha_s": 1e-3, "beta_s_per_byte": 1e-6}
+    times = {"tree": [0.006, 0.02], "halving_doubling": [0.005, 0.011]}
+    figure = draw_algorithms([1024, 4096], times, **model)
+    (axes,) = figure.axes
+    for seconds, (line, marks) in zip(
+        times.values(), zip(axes.lines[::2], axes.lines[1::2], strict=True), strict=True
+    ):
+        assert marks.get_xydata().tolist() == [[1024, 1e3 * seconds[0]], [4096, 1e3 * seconds[1]]]
+        assert line.get_xdata()[[0, -1]] == pytest.approx([1024, 4096])
+    tree_ms = 1e3 * 2 * 2 * (1e-3 + 4096 * 1e-6)
+    assert axes.lines[0].get_ydata()[-1] == pytest.approx(tree_ms)
+    assert [text.get_text() for text in figure.legends[0].texts] == ["tree", "halving and doubling"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "4"]
 
 
 def test_timeline_starts_at_its_first_span():

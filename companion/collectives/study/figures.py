@@ -19,6 +19,7 @@ from companion.collectives.cost.simulation import Trace
 from companion.collectives.study.seven_billion import ScalePoint
 
 __all__ = [
+    "draw_algorithms",
     "draw_all_reduce",
     "draw_at_scale",
     "draw_time_against_size",
@@ -92,6 +93,40 @@ def draw_time_against_size(
         axes.plot(at, points, MARKERS[index], color=PALETTE[index], ms=6, label=name)
     axes.set(xscale="log", yscale="log", xlabel="size S (bytes)", ylabel="time (ms)")
     axes.legend(frameon=False)
+    return figure
+
+
+def draw_algorithms(
+    sizes_bytes: Sequence[float],
+    times: Mapping[Algorithm, Sequence[float]],
+    *,
+    ranks: int,
+    alpha_s: float,
+    beta_s_per_byte: float,
+) -> Figure:
+    """Measured times of several algorithms as marks, their models as lines.
+
+    Args:
+        sizes_bytes: Which S.
+        times: Algorithm → seconds, one for each size.
+        ranks, alpha_s, beta_s_per_byte: The model, as in
+            ``companion.collectives.cost.closed_forms.collective_cost``.
+    """
+    figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    sizes = np.geomspace(min(sizes_bytes), max(sizes_bytes), 200)
+    model = {"ranks": ranks, "alpha_s": alpha_s, "beta_s_per_byte": beta_s_per_byte}
+    for index, (name, seconds) in enumerate(times.items()):
+        color = PALETTE[index]
+        axes.plot(sizes, 1e3 * collective_cost(name, bytes=sizes, **model), color=color, lw=1.2)
+        milliseconds = 1e3 * np.asarray(seconds)
+        label = name.replace("_", " ").replace("halving", "halving and")
+        axes.plot(sizes_bytes, milliseconds, MARKERS[index], color=color, ms=6, label=label)
+    axes.set(xscale="log", yscale="log", xlabel="size S (KiB)", ylabel="time (ms)")
+    axes.set_xticks(list(sizes_bytes), [f"{size / 1024:g}" for size in sizes_bytes])
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    axes.minorticks_off()
+    figure.legend(frameon=False, loc="outside right upper")
     return figure
 
 
