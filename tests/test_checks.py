@@ -11,9 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from companion.checks import check_count, check_finite, check_number, check_tensor, typed
+from companion.gan.samples import gaussian_ring, ring_centres
 from companion.lora import add_lora, lora_plus_groups, random_similarity
 from companion.wasserstein import gradient_penalty, lipschitz_estimate, soft_c_transform
-from companion.wasserstein.samples import ring_centres, ring_of_gaussians
 from companion.wasserstein.spectral import SpectralNorm
 from companion.wasserstein.updates import critic_steps_at
 
@@ -116,9 +116,9 @@ def test_the_ring_refuses(radius):
     with pytest.raises((TypeError, ValueError), match="radius"):
         ring_centres(radius=radius)
     with pytest.raises((TypeError, ValueError), match="radius"):
-        ring_of_gaussians(3, radius=radius)
+        gaussian_ring(3, radius=radius)
     with pytest.raises((TypeError, ValueError), match="std"):
-        ring_of_gaussians(3, std=radius)
+        gaussian_ring(3, std=radius)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ and the loop: ``lipschitz.py``, ``spectral.py``, ``updates.py``, ``training.py``
 the recipe.
 """
 
+from companion.gan.samples import gaussian_ring as ring_of_gaussians
+from companion.gan.samples import ring_centres
 from companion.wasserstein.divergence import sinkhorn_divergence
 from companion.wasserstein.entropic import log_sinkhorn, sinkhorn, soft_c_transform
 from companion.wasserstein.exact import exact_transport
@@ -24,7 +26,6 @@ from companion.wasserstein.lipschitz import (
 from companion.wasserstein.networks import Critic, Generator
 from companion.wasserstein.one_dimensional import sliced_wasserstein, wasserstein_1d
 from companion.wasserstein.problem import Transport
-from companion.wasserstein.samples import ring_centres, ring_of_gaussians
 from companion.wasserstein.spectral import SpectralNorm, spectral_normalise_
 from companion.wasserstein.training import (
     CriticHistory,

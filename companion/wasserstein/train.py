@@ -11,28 +11,24 @@ Chapter: course/02_wasserstein.ipynb.
 import argparse
 import math
 from collections.abc import Sequence
-from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from companion.data import digits
+from companion.gan.pictures import save_picture
+from companion.gan.samples import gaussian_ring
 from companion.training import fit
 from companion.training.arguments import at_least, between, recipe_arguments
 from companion.training.precision import Precision, PrecisionPolicy
 from companion.wasserstein.exact import exact_transport
 from companion.wasserstein.networks import Critic, Generator
-from companion.wasserstein.samples import ring_of_gaussians
 from companion.wasserstein.training import WGANStep
 from companion.wasserstein.updates import Constraint
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["draw_samples", "main", "sample_distance"]
+__all__ = ["main", "sample_distance"]
 
 LATENT_FEATURES = {"ring": 2, "digits": 64}
 PENALTY_WEIGHT = {"ring": 0.1, "digits": 10.0}
@@ -73,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, list[float]]:
     with torch.no_grad():
         samples = generator(noise)
     print(f"W1 of {SHOWN} samples to {SHOWN} data: {sample_distance(samples, data[:SHOWN]):.3g}")
-    _save_picture(samples, options.out / "samples.png")
+    save_picture(samples, options.out / "samples.png")
     return history
 
 
@@ -89,38 +85,9 @@ def sample_distance(x: Float[Tensor, "N *shape"], y: Float[Tensor, "M *shape"]) 
     return exact_transport(a, b, cost).cost.item()
 
 
-def draw_samples(samples: Float[Tensor, "N *shape"]) -> "Figure":
-    """Points of the plane as a scatter, images as a grid of the first 40."""
-    import matplotlib.pyplot as plt
-
-    samples = samples.cpu().numpy()
-    if samples.ndim == 2:
-        figure, axes = plt.subplots(figsize=(4, 4))
-        axes.scatter(*samples.T, s=4)
-        axes.set(xlabel="first coordinate", ylabel="second coordinate", aspect="equal")
-        return figure
-    figure, grid = plt.subplots(4, 10, figsize=(7.5, 3.2))
-    for axes, image in zip(grid.flat, samples[:, 0], strict=False):
-        axes.imshow(image, cmap="gray_r", vmin=0, vmax=1)
-        axes.set_axis_off()
-    return figure
-
-
-def _save_picture(samples: Float[Tensor, "N *shape"], file: Path) -> None:
-    """A machine that only trains may lack matplotlib; with it, the checkpoint draws the same."""
-    if find_spec("matplotlib") is None:
-        install = "pip install 'companion[course]'"
-        print(f"{file} is not drawn without matplotlib: {install}, then the same command")
-        return
-    import matplotlib.pyplot as plt
-
-    draw_samples(samples).savefig(file)
-    plt.close("all")
-
-
 def _data(name: str, rng: torch.Generator) -> Float[Tensor, "N *shape"]:
     if name == "ring":
-        return ring_of_gaussians(100_000, generator=rng)
+        return gaussian_ring(100_000, generator=rng)
     images = digits().images
     return images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))].to(
         rng.device

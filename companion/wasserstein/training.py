@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from companion.checks import typed
+from companion.gan.batches import draw_indices, draw_noise
 from companion.training import Stateful
 from companion.training.precision import PrecisionPolicy
 from companion.wasserstein.spectral import spectral_normalise_
@@ -186,9 +187,8 @@ class WGANStep:
 
     def noise(self) -> Float[Tensor, "B Z"]:
         """One batch of Gaussian noise, on the data's device."""
-        shape = (self.batch_size, self.generator.latent_features)
-        device = self.data.device if self.rng is None else self.rng.device
-        return torch.randn(shape, generator=self.rng, device=device).to(self.data)
+        latents = self.generator.latent_features
+        return draw_noise(self.batch_size, latents, like=self.data, generator=self.rng)
 
     @property
     def state(self) -> dict[str, Stateful]:
@@ -303,14 +303,7 @@ def _draw(
 
     The order matters to the gradient penalty, which mixes the i-th real with the i-th fake.
     """
-    if len(data) == 0:
-        raise ValueError("expected at least one sample, got none")
-    device = data.device if generator is None else generator.device
-    if batch_size is None:
-        index_B = torch.randperm(len(data), generator=generator, device=device)
-    else:
-        index_B = torch.randint(len(data), (batch_size,), generator=generator, device=device)
-    return data[index_B.to(data.device)]
+    return data[draw_indices(len(data), batch_size, device=data.device, generator=generator)]
 
 
 def _check_counts(least: int, **counts: int) -> None:

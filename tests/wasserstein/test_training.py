@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from companion.gan.samples import gaussian_ring
 from companion.training.precision import DTYPE, PrecisionPolicy
 from companion.wasserstein.lipschitz import lipschitz_estimate
 from companion.wasserstein.networks import Critic, Generator
-from companion.wasserstein.samples import ring_of_gaussians
 from companion.wasserstein.training import WGANStep, train_critic, train_wgan
 
 CONSTRAINTS = ["clip", "penalty", "spectral"]
@@ -79,7 +79,7 @@ def test_spectral_linear_critic_is_exact_for_a_translation():
 @pytest.mark.parametrize(("constraint", "least"), [("penalty", 0.9), ("spectral", 0.5)])
 def test_trained_critic_against_exact_w1(constraint, least, device):
     """The estimate over its measured slope never passes W₁ and comes close under the penalty."""
-    real = ring_of_gaussians(128, generator=seeded())
+    real = gaussian_ring(128, generator=seeded())
     fake = 0.5 * torch.randn(128, 2, generator=seeded(1))
     exact = exact_w1(real, fake)
     real, fake = real.to(device), fake.to(device)
@@ -147,7 +147,7 @@ def test_both_networks_learn_and_clipped_weights_stay_in_the_box():
 
 @pytest.mark.parametrize("constraint", CONSTRAINTS)
 def test_same_seed_same_bits_and_the_global_seed_is_untouched(constraint, device):
-    data = ring_of_gaussians(50, generator=seeded()).to(device)
+    data = gaussian_ring(50, generator=seeded()).to(device)
 
     def run(seed):
         generator, critic = (network.to(device) for network in networks(1))
@@ -174,7 +174,7 @@ def test_same_seed_same_bits_and_the_global_seed_is_untouched(constraint, device
 @pytest.mark.parametrize("constraint", CONSTRAINTS)
 def test_16_bits_train_as_32_do(constraint, precision, device):
     """Nearly the same losses, and not the same; the weights have 32 bits all the while."""
-    data = ring_of_gaussians(50, generator=seeded()).to(device)
+    data = gaussian_ring(50, generator=seeded()).to(device)
 
     def losses(policy):
         generator, critic = (network.to(device) for network in networks(1))

@@ -1,0 +1,142 @@
+"""Drawings of chapter 01. Each takes what it draws and returns the matplotlib Figure.
+
+Chapter: course/01_gan.ipynb.  Dimension key: N samples, C classes.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from torch import Tensor
+
+__all__ = [
+    "draw_class_grid",
+    "draw_curves",
+    "draw_game",
+    "draw_paths",
+    "draw_rings",
+]
+
+PALETTE = sns.color_palette("colorblind")
+BLUE, ORANGE, GREEN = PALETTE[:3]
+GREY = "0.45"
+STYLES = ("-", "--", ":", "-.")  # tells lines apart where colour does not
+
+
+def draw_game() -> Figure:
+    """The two networks: what goes forward, and whose gradient reaches whom."""
+    figure, axes = plt.subplots(figsize=(8.2, 3.3), layout="constrained")
+    boxes = {
+        "noise z": (0.0, 0.0, "white"),
+        "generator G": (2.2, 0.0, ORANGE),
+        "fake G(z)": (4.6, 0.0, "white"),
+        "real x": (4.6, 1.5, "white"),
+        "discriminator D": (7.1, 0.75, BLUE),
+        "real or fake?": (9.7, 0.75, "white"),
+    }
+    for text, (x, y, color) in boxes.items():
+        face = (*color, 0.35) if color != "white" else color
+        corner = FancyBboxPatch((x, y - 0.26), 1.7, 0.52, boxstyle="round,pad=0.04", fc=face)
+        axes.add_patch(corner)
+        axes.text(x + 0.85, y, text, ha="center", va="center")
+    for start, end in (
+        ((1.76, 0.0), (2.14, 0.0)),
+        ((3.96, 0.0), (4.54, 0.0)),
+        ((6.36, 0.1), (7.04, 0.6)),
+        ((6.36, 1.4), (7.04, 0.9)),
+        ((8.86, 0.75), (9.64, 0.75)),
+    ):
+        axes.add_patch(
+            FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=13, color="0.2")
+        )
+    _gradient(axes, (10.55, 1.08), (7.95, 1.08), BLUE, 0.35)
+    axes.text(9.3, 1.72, "D's step: this far", ha="center", color=BLUE)
+    _gradient(axes, (10.55, 0.42), (3.05, -0.32), ORANGE, -0.28)
+    axes.text(7.1, -1.22, "G's step: through D, into G", ha="center", color=ORANGE)
+    axes.set(xlim=(-0.2, 11.6), ylim=(-1.35, 2.0))
+    axes.axis("off")
+    return figure
+
+
+def _gradient(
+    axes: Axes, start: tuple[float, float], end: tuple[float, float], color: tuple, bend: float
+) -> None:
+    arrow = {"arrowstyle": "-|>", "mutation_scale": 13, "linestyle": "--", "lw": 1.4}
+    style = f"arc3,rad={bend}"
+    axes.add_patch(FancyArrowPatch(start, end, connectionstyle=style, color=color, **arrow))
+
+
+def draw_paths(paths: Mapping[str, Float[Tensor, "N 2"]]) -> Figure:
+    """Paths of a game in the plane of its two numbers, one panel each; a dot where they start."""
+    figure, panels = plt.subplots(
+        1, len(paths), figsize=(2.9 * len(paths), 3.1), sharex=True, sharey=True,
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
+    for axes, (title, path) in zip(panels[0], paths.items(), strict=True):
+        axes.plot(*path.T, color=BLUE, lw=0.9)
+        axes.plot(*path[0], "o", color=ORANGE, ms=6)
+        axes.plot(0, 0, "k+", ms=9)
+        axes.set(title=title, aspect="equal", xlabel="generator's number")
+    panels[0, 0].set_ylabel("discriminator's number")
+    return figure
+
+
+def draw_curves(
+    x: Sequence[float] | Tensor,
+    curves: Mapping[str, Sequence[float] | Tensor],
+    *,
+    x_label: str,
+    y_label: str,
+    log: bool = False,
+) -> Figure:
+    """Several curves over one axis."""
+    figure, axes = plt.subplots(figsize=(6.2, 3.2), layout="constrained")
+    for index, (label, y) in enumerate(curves.items()):
+        style = STYLES[index % len(STYLES)]
+        axes.plot(x, y, style, color=PALETTE[index], lw=1.8, label=label)
+    axes.set(xlabel=x_label, ylabel=y_label, yscale="log" if log else "linear")
+    axes.legend(frameon=False)
+    sns.despine(figure)
+    return figure
+
+
+def draw_rings(
+    clouds: Mapping[str, Float[Tensor, "N 2"]], target: Float[Tensor, "M 2"], *, columns: int = 6
+) -> Figure:
+    """Generated points (orange) over real ones (blue), one panel for each cloud."""
+    rows = -(-len(clouds) // columns)
+    figure, panels = plt.subplots(
+        rows, min(columns, len(clouds)),
+        figsize=(1.55 * min(columns, len(clouds)) + 0.4, 1.75 * rows + 0.2),
+        sharex=True, sharey=True, layout="constrained", squeeze=False,
+    )  # fmt: skip
+    for axes in panels.flat:
+        axes.set_visible(False)
+    for axes, (title, cloud) in zip(panels.flat, clouds.items(), strict=False):
+        axes.set_visible(True)
+        axes.scatter(*target.T.cpu(), s=8, color=BLUE, alpha=0.25, lw=0)
+        axes.scatter(*cloud.T.cpu(), s=3, color=ORANGE, lw=0)
+        axes.set(aspect="equal", xlim=(-2.9, 2.9), ylim=(-2.9, 2.9))
+        axes.set(xticks=[-2, 0, 2], yticks=[-2, 0, 2])
+        axes.set_title(title, fontsize=9)
+    return figure
+
+
+def draw_class_grid(rows: Mapping[str, Float[Tensor, "N 1 H W"]]) -> Figure:
+    """Grey images in [−1, 1], a row for each name."""
+    columns = max(len(images) for images in rows.values())
+    figure, grid = plt.subplots(
+        len(rows), columns, figsize=(0.5 * columns + 0.6, 0.52 * len(rows)), squeeze=False
+    )
+    for line, (name, images) in zip(grid, rows.items(), strict=True):
+        for axes in line:
+            axes.axis("off")
+        for axes, image in zip(line, images, strict=False):
+            axes.imshow(image[0].cpu().numpy(), cmap="gray_r", vmin=-1, vmax=1)
+        line[0].text(-0.4, 0.5, name, transform=line[0].transAxes, ha="right", va="center")
+    figure.tight_layout(pad=0.2, h_pad=0.2, w_pad=0.2)
+    return figure

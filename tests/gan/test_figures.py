@@ -1,0 +1,87 @@
+"""What the drawings of chapter 01 say."""
+
+import math
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+from companion.gan.study.figures import (
+    draw_class_grid,
+    draw_curves,
+    draw_game,
+    draw_paths,
+    draw_rings,
+)
+from companion.gan.study.ring_frames import RingTraining
+from companion.gan.study.two_densities import TwoDensities
+
+
+@pytest.fixture(autouse=True)
+def _no_window():
+    before = mpl.get_backend()
+    plt.switch_backend("Agg")
+    yield
+    plt.close("all")
+    plt.switch_backend(before)
+
+
+def test_game_names_both_networks_and_whose_step_reaches_whom():
+    (axes,) = draw_game().axes
+    words = " ".join(text.get_text() for text in axes.texts)
+    for word in ("generator G", "discriminator D", "real x", "fake G(z)", "through D, into G"):
+        assert word in words
+
+
+def test_paths_start_at_their_dots():
+    paths = {"a": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "b": torch.zeros(2, 2)}
+    first, second = draw_paths(paths).axes
+    assert first.lines[0].get_xydata().tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert first.lines[1].get_xydata().tolist() == [[1.0, 2.0]]
+    assert second.get_title() == "b"
+
+
+def test_curves_have_their_names_and_axis():
+    (axes,) = draw_curves(
+        [1, 2], {"a": [3, 4], "b": [5, 6]}, x_label="x", y_label="y", log=True
+    ).axes
+    assert [line.get_label() for line in axes.lines] == ["a", "b"]
+    assert axes.get_yscale() == "log"
+
+
+def test_rings_hide_panels_without_a_cloud():
+    clouds = {str(i): torch.full((3, 2), float(i)) for i in range(4)}
+    panels = draw_rings(clouds, torch.ones(5, 2), columns=3).axes
+    assert [axes.get_title() for axes in panels if axes.get_visible()] == ["0", "1", "2", "3"]
+    assert len(panels) == 6
+    assert panels[1].collections[1].get_offsets().tolist() == [[1.0, 1.0]] * 3
+
+
+def test_grid_has_a_row_for_each_name():
+    grid = draw_class_grid({"3": torch.zeros(2, 1, 4, 4), "5": torch.ones(1, 1, 4, 4)}).axes
+    assert [text.get_text() for axes in grid for text in axes.texts] == ["3", "5"]
+    assert [len(axes.images) for axes in grid] == [1, 1, 1, 0]
+
+
+def test_two_densities_by_hand():
+    densities = TwoDensities([0.0, 2.0, 8.0])
+    # D* at the centre of q: 1 / (1 + exp(-log p/q)), and log p/q there is -s²/2.
+    assert f"it is {1 / (1 + math.exp(2)):.3f}" in densities.describe(2.0)
+    assert densities.divergence(0.0) == 0
+    assert densities.divergence(8.0) == pytest.approx(math.log(2), abs=1e-4)
+    left, right = densities.draw(2.0).axes
+    assert right.lines[1].get_xydata().tolist() == [[2.0, densities.divergence(2.0)]]
+    assert left.lines[0].get_ydata()[0] > 0.999
+
+
+def test_ring_training_counts_what_it_shows():
+    near, far = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.full((2, 2), 9.0)
+    runs = {"plain": {0: far, 5: near[:1]}, "R1": {0: far, 5: near}}
+    training = RingTraining(runs, near, centers=near, radius=0.1)
+    assert training.values == [0, 5]
+    assert training.covered(5) == {"plain": 1, "R1": 2}
+    assert training.describe(5) == "After 5 steps, of 2 modes: plain covers 1; R1 covers 2."
+    assert [axes.get_title() for axes in training.draw(5).axes] == ["plain: 1", "R1: 2"]
+    with pytest.raises(ValueError, match="runs: expected looks after the same steps"):
+        RingTraining({"a": {0: far}, "b": {1: far}}, near, centers=near, radius=0.1)
