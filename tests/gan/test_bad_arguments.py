@@ -33,7 +33,7 @@ def calls():
         gan.gaussian_ring: {"n": 3, "modes": 3, "radius": 1.0, "std": 0.1},
         gan.grid_centres: {"side": 3, "spacing": 1.0},
         gan.jensen_shannon: {"p": A, "q": B},
-        gan.mode_coverage: {"samples": X, "centers": Y, "radius": 0.5},
+        gan.mode_coverage: {"samples": X, "centers": Y, "radius": 0.5, "least_share": 0.1},
         gan.optimal_discriminator: {"p": A, "q": B},
         gan.precision_recall: {"real": X, "fake": Y, "neighbours": 2},
         gan.r1_penalty: {"discriminator": plain, "real": X, "gamma": 0.5},

@@ -32,6 +32,14 @@ def test_a_sample_counts_for_its_nearest_centre_alone_and_the_first_of_two():
     assert mode_coverage(far[1:] + 0.25, far, radius=0.125) == (0, 0)
 
 
+@pytest.mark.parametrize(("least_share", "modes"), [(0.1, 4), (0.2, 2), (0.4, 1), (0.5, 0)])
+def test_a_mode_needs_its_share_of_all_samples(least_share, modes):
+    """At radius 3 the centres have 2, 3, 1 and 1 of the seven samples."""
+    samples, centers = torch.tensor(SAMPLES), torch.tensor(CENTERS)
+    result = mode_coverage(samples, centers, radius=3, least_share=least_share)
+    assert result == (modes, 1)
+
+
 def test_what_is_refused():
     X = torch.zeros(3, 2)
     for samples, centers, radius, message in (
@@ -42,3 +50,5 @@ def test_what_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             mode_coverage(samples, centers, radius=radius)
+    with pytest.raises(ValueError, match=r"least_share must be a finite number in \[0, 1\], got 2"):
+        mode_coverage(X, X, radius=1, least_share=2)

@@ -82,6 +82,6 @@ def test_ring_training_counts_what_it_shows():
     assert training.values == [0, 5]
     assert training.covered(5) == {"plain": 1, "R1": 2}
     assert training.describe(5) == "After 5 steps, of 2 modes: plain covers 1; R1 covers 2."
-    assert [axes.get_title() for axes in training.draw(5).axes] == ["plain: 1", "R1: 2"]
+    assert [axes.get_title() for axes in training.draw(5).axes] == ["plain: 1 of 2", "R1: 2 of 2"]
     with pytest.raises(ValueError, match="runs: expected looks after the same steps"):
         RingTraining({"a": {0: far}, "b": {1: far}}, near, centers=near, radius=0.1)

@@ -49,11 +49,11 @@ def test_penalty_and_gradients_are_means_over_the_games():
     )
     torch.testing.assert_close(total, alone.mean())
     alone.mean().backward()
-    for name, weight in zip(
-        dict(discriminators[0].named_parameters()), stacked.weights, strict=True
-    ):
-        own = torch.stack([dict(D.named_parameters())[name].grad for D in discriminators])
-        torch.testing.assert_close(weight.grad, own)
+    for layer, (weight, bias) in enumerate(zip(stacked.weights, stacked.biases, strict=True)):
+        for game, D in enumerate(discriminators):
+            alone = D.layers[2 * layer]
+            torch.testing.assert_close(weight.grad[game], alone.weight.grad.mT)
+            torch.testing.assert_close(bias.grad[game, 0], alone.bias.grad)
 
 
 def test_training_two_alike_games_is_training_one():
@@ -72,7 +72,8 @@ def test_training_two_alike_games_is_training_one():
         *twice, data[:, None].expand(-1, 2, -1), gamma=0.1 / 2, generator_rng=seeded(2), **settings
     )
     train_gan(G, D, data, gamma=0.1, generator_rng=seeded(2), **settings)
-    for weight, alone in zip(twice[0].weights, G.parameters(), strict=True):
+    for layer, weight in enumerate(twice[0].weights):
+        alone = G.layers[2 * layer].weight.mT
         torch.testing.assert_close(weight, alone.expand_as(weight), rtol=1e-4, atol=1e-5)
 
 

@@ -3,19 +3,21 @@
 Chapter: course/01_gan.ipynb.  Dimension key: N samples, C classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import seaborn as sns
+import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from torch import Tensor
 
 __all__ = [
     "draw_class_grid",
     "draw_curves",
+    "draw_field",
     "draw_game",
     "draw_paths",
     "draw_rings",
@@ -40,9 +42,11 @@ def draw_game() -> Figure:
     }
     for text, (x, y, color) in boxes.items():
         face = (*color, 0.35) if color != "white" else color
-        corner = FancyBboxPatch((x, y - 0.26), 1.7, 0.52, boxstyle="round,pad=0.04", fc=face)
+        corner = FancyBboxPatch(
+            (x, y - 0.26), 1.7, 0.52, boxstyle="round,pad=0.1", fc=face, ec="0.3"
+        )
         axes.add_patch(corner)
-        axes.text(x + 0.85, y, text, ha="center", va="center")
+        axes.text(x + 0.85, y, text, ha="center", va="center", fontsize=10)
     for start, end in (
         ((1.76, 0.0), (2.14, 0.0)),
         ((3.96, 0.0), (4.54, 0.0)),
@@ -108,10 +112,10 @@ def draw_rings(
     clouds: Mapping[str, Float[Tensor, "N 2"]], target: Float[Tensor, "M 2"], *, columns: int = 6
 ) -> Figure:
     """Generated points (orange) over real ones (blue), one panel for each cloud."""
-    rows = -(-len(clouds) // columns)
+    columns = min(columns, len(clouds))
+    rows, size = -(-len(clouds) // columns), 1.5 if columns > 3 else 2.5  # inches a panel
     figure, panels = plt.subplots(
-        rows, min(columns, len(clouds)),
-        figsize=(1.55 * min(columns, len(clouds)) + 0.4, 1.75 * rows + 0.2),
+        rows, columns, figsize=(size * columns + 0.6, (size + 0.25) * rows + 0.2),
         sharex=True, sharey=True, layout="constrained", squeeze=False,
     )  # fmt: skip
     for axes in panels.flat:
@@ -123,6 +127,45 @@ def draw_rings(
         axes.set(aspect="equal", xlim=(-2.9, 2.9), ylim=(-2.9, 2.9))
         axes.set(xticks=[-2, 0, 2], yticks=[-2, 0, 2])
         axes.set_title(title, fontsize=9)
+    return figure
+
+
+def draw_field(
+    panels: Mapping[str, tuple[Callable[[Tensor], Tensor], Float[Tensor, "N 2"]]],
+    centers: Float[Tensor, "K 2"],
+    *,
+    radius: float,
+    arrows: int = 60,
+) -> Figure:
+    """Where a discriminator sees real samples, and where its slope sends the generated ones.
+
+    Args:
+        panels: Title → (discriminator, generated points).
+        centers: Of the modes, drawn as circles.
+        radius: Of the circles.
+        arrows: At how many of the points the direction of the logit's gradient is drawn.
+    """
+    figure, row = plt.subplots(
+        1, len(panels), figsize=(3.0 * len(panels) + 0.9, 3.2), sharey=True,
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
+    ticks = torch.linspace(-2.9, 2.9, 121)
+    grid = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), dim=-1).reshape(-1, 2)
+    for axes, (title, (discriminator, cloud)) in zip(row[0], panels.items(), strict=True):
+        with torch.no_grad():
+            probability = discriminator(grid).sigmoid().reshape(121, 121)
+        mesh = axes.pcolormesh(ticks, ticks, probability, cmap="Blues", vmin=0, vmax=1)
+        points = cloud[:arrows].clone().requires_grad_()
+        (slope,) = torch.autograd.grad(discriminator(points).sum(), points)
+        slope = slope / slope.norm(dim=1, keepdim=True)
+        axes.scatter(*cloud.T, s=4, color=ORANGE, lw=0)
+        axes.quiver(*points.detach().T, *slope.T, color="0.2", scale=16, width=0.005)
+        for center in centers:
+            axes.add_patch(Circle(tuple(center.tolist()), radius, fill=False, ec="black", lw=1.2))
+        axes.set(aspect="equal", xlim=(-2.9, 2.9), ylim=(-2.9, 2.9), xlabel="first coordinate")
+        axes.set_title(title)
+    row[0, 0].set_ylabel("second coordinate")
+    figure.colorbar(mesh, ax=row[0].tolist(), label="D: probability of real", shrink=0.85)
     return figure
 
 

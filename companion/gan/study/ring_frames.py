@@ -25,7 +25,7 @@ class RingTraining:
         runs: Name of a run → step → its generated points.
         target: Real points.
         centers: Of the modes.
-        radius: How near a good sample is to a centre.
+        radius, least_share: As in ``companion.gan.coverage.mode_coverage``.
 
     Raises:
         ValueError: If the runs were not looked at after the same steps.
@@ -45,25 +45,28 @@ class RingTraining:
         *,
         centers: Float[Tensor, "K 2"],
         radius: float,
+        least_share: float = 0.0,
     ) -> None:
         steps = {name: list(clouds) for name, clouds in runs.items()}
         self.values = next(iter(steps.values()))
         if any(looked != self.values for looked in steps.values()):
             raise ValueError(f"runs: expected looks after the same steps, got {steps}")
         self._runs, self._target = runs, target
-        self._centers, self._radius = centers, radius
+        self._centers = centers
+        self._rule = {"radius": radius, "least_share": least_share}
 
     def covered(self, step: int) -> dict[str, int]:
         """How many modes each run covers after that step."""
         return {
-            name: mode_coverage(clouds[step], self._centers, radius=self._radius).modes
+            name: mode_coverage(clouds[step], self._centers, **self._rule).modes
             for name, clouds in self._runs.items()
         }
 
     def draw(self, step: int) -> Figure:
         """One panel for each run."""
         modes = self.covered(step)
-        clouds = {f"{name}: {modes[name]}": run[step] for name, run in self._runs.items()}
+        titles = {name: f"{name}: {modes[name]} of {len(self._centers)}" for name in modes}
+        clouds = {titles[name]: run[step] for name, run in self._runs.items()}
         return draw_rings(clouds, self._target)
 
     def describe(self, step: int) -> str:
