@@ -13,6 +13,7 @@ from companion.collectives.cost.simulation import simulate
 from companion.collectives.cost.topology import Link, Topology
 from companion.collectives.study.algorithm_map import NETWORKS, AlgorithmMap, size_text
 from companion.collectives.study.figures import (
+    draw_against_ranks,
     draw_algorithms,
     draw_all_reduce,
     draw_at_scale,
@@ -206,6 +207,27 @@ def test_marks_are_measured_and_lines_are_the_model():
     assert axes.lines[0].get_ydata()[-1] == pytest.approx(tree_ms)
     assert [text.get_text() for text in figure.legends[0].texts] == ["tree", "halving and doubling"]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "4"]
+
+
+def test_times_against_ranks_stand_beside_their_models():
+    link = {"alpha_s": 2e-3, "beta_s_per_byte": 1e-6}
+    times = {2: {"ring": [0.2, 0.005], "tree": [0.4, 0.006]}}
+    times[4] = {"ring": [0.3, 0.015], "tree": [0.8, 0.009]}
+    figure = draw_against_ranks(times, {"long": 1e5, "short": 10}, **link)
+    long, short = figure.axes
+    ring, ring_marks, tree, tree_marks, bound = short.lines
+    assert ring_marks.get_xydata().tolist() == [[2, 5.0], [4, 15.0]]
+    assert tree_marks.get_xydata().tolist() == [[2, 6.0], [4, 9.0]]
+    assert ring.get_xydata() == pytest.approx(np.array([[2, 4.01], [4, 12.015]]))
+    assert tree.get_xydata() == pytest.approx(np.array([[2, 4.02], [4, 8.04]]))
+    assert set(bound.get_ydata()) == {2e-2}
+    assert long.lines[1].get_ydata().tolist() == [200, 300]
+    assert long.lines[4].get_ydata()[0] == pytest.approx(200)
+    assert [long.get_title(), short.get_title()] == ["long", "short"]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["ring", "tree", "2Sβ"]
+    other = draw_algorithms([10, 20], {"tree": [1, 2]}, ranks=2, **link).axes[0].lines[1]
+    assert (other.get_color(), other.get_marker()) == (tree_marks.get_color(), "^")
+    assert ring_marks.get_marker() == "D"
 
 
 def test_timeline_starts_at_its_first_span():

@@ -19,6 +19,7 @@ from companion.collectives.cost.simulation import Trace
 from companion.collectives.study.seven_billion import ScalePoint
 
 __all__ = [
+    "draw_against_ranks",
     "draw_algorithms",
     "draw_all_reduce",
     "draw_at_scale",
@@ -36,6 +37,8 @@ _SCALE_LABELS = {
     "hierarchical": "hierarchical ring",
     "halving_doubling": "halving and doubling",
 }
+# Each has the same colour and mark in every figure that draws these.
+_LOOKS = ("parameter_server", "naive_ring", "ring", "tree", "halving_doubling")
 HATCHES = ("", "////", "....", "xxxx")
 
 
@@ -96,6 +99,45 @@ def draw_time_against_size(
     return figure
 
 
+def draw_against_ranks(
+    times: Mapping[int, Mapping[Algorithm, Sequence[float]]],
+    sizes_bytes: Mapping[str, float],
+    *,
+    alpha_s: float,
+    beta_s_per_byte: float,
+) -> Figure:
+    """Measured times against the number of ranks, one panel for each size; lines are the model.
+
+    Args:
+        times: P → algorithm → seconds, one for each size.
+        sizes_bytes: Title → S.
+        alpha_s, beta_s_per_byte: The model, as in
+            ``companion.collectives.cost.closed_forms.collective_cost``.
+    """
+    figure, row = plt.subplots(
+        1, len(sizes_bytes), figsize=(3.6 * len(sizes_bytes), 3.4), layout="constrained"
+    )
+    names = next(iter(times.values()))
+    link = {"alpha_s": alpha_s, "beta_s_per_byte": beta_s_per_byte}
+    panels = zip(np.atleast_1d(row), sizes_bytes.items(), strict=True)
+    for place, (axes, (title, size)) in enumerate(panels):
+        for name in names:
+            look = _look(name)
+            color = PALETTE[look]
+            model_s = [collective_cost(name, ranks=p, bytes=size, **link) for p in times]
+            axes.plot(list(times), 1e3 * np.array(model_s), color=color, lw=1.2)
+            measured_ms = [1e3 * by_name[name][place] for by_name in times.values()]
+            axes.plot(
+                list(times), measured_ms, MARKERS[look], color=color, ms=6, label=_label(name)
+            )
+        axes.axhline(2e3 * size * beta_s_per_byte, color=GREY, ls=":", label="2Sβ")
+        axes.set(xlabel="ranks P", ylabel="time (ms)", title=title, ylim=(0, None))
+        axes.set_xticks(list(times))
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, ncols=5, loc="outside upper center")
+    return figure
+
+
 def draw_algorithms(
     sizes_bytes: Sequence[float],
     times: Mapping[Algorithm, Sequence[float]],
@@ -115,12 +157,12 @@ def draw_algorithms(
     figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
     sizes = np.geomspace(min(sizes_bytes), max(sizes_bytes), 200)
     model = {"ranks": ranks, "alpha_s": alpha_s, "beta_s_per_byte": beta_s_per_byte}
-    for index, (name, seconds) in enumerate(times.items()):
-        color = PALETTE[index]
+    for name, seconds in times.items():
+        look = _look(name)
+        color = PALETTE[look]
         axes.plot(sizes, 1e3 * collective_cost(name, bytes=sizes, **model), color=color, lw=1.2)
         milliseconds = 1e3 * np.asarray(seconds)
-        label = name.replace("_", " ").replace("halving", "halving and")
-        axes.plot(sizes_bytes, milliseconds, MARKERS[index], color=color, ms=6, label=label)
+        axes.plot(sizes_bytes, milliseconds, MARKERS[look], color=color, ms=6, label=_label(name))
     axes.set(xscale="log", yscale="log", xlabel="size S (KiB)", ylabel="time (ms)")
     axes.set_xticks(list(sizes_bytes), [f"{size / 1024:g}" for size in sizes_bytes])
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -205,6 +247,14 @@ def draw_trace(trace: Trace) -> Figure:
         if event.done_s > event.end_s:
             rows[f"rank {event.dst}"].append(("adds", event.end_s, event.done_s))
     return draw_timeline(rows)
+
+
+def _look(name: str) -> int:
+    return _LOOKS.index(name)
+
+
+def _label(name: str) -> str:
+    return name.replace("_", " ").replace("halving", "halving and")
 
 
 def _bar(axes: Axes, place: int, begin_s: float, length_s: float, kind: int) -> None:

@@ -1,7 +1,8 @@
-"""Every algorithm's time on four real ranks, on the machine itself or on a network of known α, β.
+"""Every algorithm's time on a few real ranks, on the machine itself or on a network of known α, β.
 
 The slow network is the machine's own with each message held back until its time has come. The
 ranks sleep meanwhile, so that they do not compete for processors and the model's assumptions hold.
+Or they work for just as long, as if each message kept a processor busy: then they compete.
 
 Chapter: course/11_collectives.ipynb.  Dimension key: P ranks, S bytes.
 """
@@ -12,6 +13,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed import ProcessGroup
 
 from companion.collectives.cost.topology import Link
 from companion.collectives.halving_doubling import halve_and_double_
@@ -52,11 +54,17 @@ class SlowPeers(Peers):
 
     Args:
         link: α and β.
+        group: As for ``Peers``.
+        busy: A rank that waits for a message's time works for it, in seconds of a processor,
+            instead of sleeping. The same where every rank has a processor of its own.
     """
 
-    def __init__(self, link: Link) -> None:
-        super().__init__()
+    def __init__(
+        self, link: Link, group: ProcessGroup | None = None, *, busy: bool = False
+    ) -> None:
+        super().__init__(group)
         self._link = link
+        self._pass_until = _work_until if busy else _sleep_until
         self._free_s = {"send": 0.0, "receive": 0.0}  # when this rank's two ports are free again
 
     def send(self, sent: Tensor, to: int) -> "_Held":
@@ -68,7 +76,7 @@ class SlowPeers(Peers):
 
         def wait() -> None:
             transfer.wait()
-            _sleep_until(end_s)
+            self._pass_until(end_s)
 
         return _Held(wait)
 
@@ -80,7 +88,7 @@ class SlowPeers(Peers):
             transfer.wait()
             sent_s = message[:8].view(torch.float64).item()
             begin_s = max(sent_s, self._free_s["receive"])
-            _sleep_until(self._occupy("receive", begin_s, received.nbytes))
+            self._pass_until(self._occupy("receive", begin_s, received.nbytes))
             received.view(torch.uint8).copy_(message[8:])
 
         return _Held(wait)
@@ -107,29 +115,43 @@ class _Held:
 
 
 def time_algorithms(
-    rank: int, ranks: int, sizes_bytes: Sequence[int], repeats: int, link: Link | None = None
+    ranks: int,
+    sizes_bytes: Sequence[int],
+    repeats: int,
+    link: Link | None = None,
+    *,
+    names: Sequence[str] = tuple(ALGORITHMS),
+    busy: bool = False,
 ) -> dict[str, list[float]]:
     """Seconds that each algorithm takes at each size, without the package's headers.
 
-    The time of a round is that of the rank that ends last; the least of the rounds counts.
+    All ranks of the default group call this; the first ``ranks`` of them measure, the others get
+    nothing. The time of a round is that of the rank that ends last; the least of the rounds counts.
 
     Args:
-        rank, ranks: As ``companion.processes.launch`` hands them over.
+        ranks: P.
         sizes_bytes: Which S; multiples of 4.
         repeats: Rounds.
         link: Of the slow network; None is the machine as it is.
+        names: Which of ``ALGORITHMS``.
+        busy: As for ``SlowPeers``.
 
     Raises:
         ValueError: A sum is wrong.
     """
-    peers = Peers() if link is None else SlowPeers(link)
-    return {
+    group = distributed.new_group(range(ranks))
+    if distributed.get_rank() >= ranks:
+        return {}
+    peers = Peers(group) if link is None else SlowPeers(link, group, busy=busy)
+    times = {
         name: [
-            min(_round_s(algorithm, torch.ones(size // 4), peers) for _ in range(repeats))
-            for size in sizes_bytes
+            min(_round_s(ALGORITHMS[name], torch.ones(s // 4), peers) for _ in range(repeats))
+            for s in sizes_bytes
         ]
-        for name, algorithm in ALGORITHMS.items()
+        for name in names
     }
+    distributed.destroy_process_group(group)
+    return times
 
 
 def crossing(sizes: Sequence[float], first: Sequence[float], second: Sequence[float]) -> float:
@@ -152,15 +174,22 @@ def crossing(sizes: Sequence[float], first: Sequence[float], second: Sequence[fl
 
 
 def _round_s(algorithm: Callable[[Tensor, Op, Peers], None], tensor: Tensor, peers: Peers) -> float:
-    distributed.barrier()
+    distributed.barrier(group=peers.group)
     start_s = time.monotonic()
     algorithm(tensor, Op("sum"), peers)
     taken_s = torch.tensor(time.monotonic() - start_s)
     if not (tensor == peers.size).all():
         raise ValueError(f"expected sums of {peers.size}, got {tensor.unique().tolist()[:3]}")
-    distributed.all_reduce(taken_s, op=distributed.ReduceOp.MAX)
+    distributed.all_reduce(taken_s, op=distributed.ReduceOp.MAX, group=peers.group)
     return taken_s.item()
 
 
 def _sleep_until(end_s: float) -> None:
     time.sleep(max(0.0, end_s - time.monotonic()))
+
+
+def _work_until(end_s: float) -> None:
+    """Use a processor for as long as it is until then; later, if others use it meanwhile."""
+    stop_s = time.thread_time() + end_s - time.monotonic()
+    while time.thread_time() < stop_s:
+        pass

@@ -72,8 +72,8 @@ class StandingRanks:
             self.close()
             raise
 
-    def order(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """Let every rank call ``function(*arguments)``; the P results in rank order.
+    def order(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> list[Any]:
+        """Let every rank call ``function(*arguments, **options)``; the P results in rank order.
 
         Raises:
             OrderFailed: If the call raises in a rank, with that rank's traceback; if a rank has
@@ -84,7 +84,7 @@ class StandingRanks:
             raise ValueError("expected ranks that stand ready, got ranks that have been ended")
         try:
             for rank, connection in enumerate(self._orders):
-                self._send(rank, connection, (function, arguments))
+                self._send(rank, connection, (function, arguments, options))
             return self._answers()
         except BaseException:
             self.close()
@@ -168,11 +168,11 @@ def _stand(rank: int, ranks: int, folder: str, timeout_s: float, orders: Connect
     orders.send((None, ""))
     while True:
         try:
-            function, arguments = orders.recv()
+            function, arguments, options = orders.recv()
         except EOFError:
             break
         try:
-            orders.send((function(*arguments), ""))
+            orders.send((function(*arguments, **options), ""))
         except Exception:
             orders.send((None, traceback.format_exc()))
     distributed.destroy_process_group()
