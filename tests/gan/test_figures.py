@@ -6,14 +6,18 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from matplotlib.quiver import Quiver
 
 from companion.gan.study.figures import (
     draw_class_grid,
     draw_curves,
+    draw_field,
     draw_game,
+    draw_games,
     draw_paths,
     draw_rings,
 )
+from companion.gan.study.line_game import LineGame
 from companion.gan.study.ring_frames import RingTraining
 from companion.gan.study.two_densities import TwoDensities
 
@@ -30,7 +34,13 @@ def _no_window():
 def test_game_names_both_networks_and_whose_step_reaches_whom():
     (axes,) = draw_game().axes
     words = " ".join(text.get_text() for text in axes.texts)
-    for word in ("generator G", "discriminator D", "real x", "fake G(z)", "through D, into G"):
+    for word in (
+        "generator G",
+        "discriminator D",
+        "real x",
+        "fake G(z)",
+        "back through D and the fake, into G",
+    ):
         assert word in words
 
 
@@ -85,3 +95,38 @@ def test_ring_training_counts_what_it_shows():
     assert [axes.get_title() for axes in training.draw(5).axes] == ["plain: 1 of 2", "R1: 2 of 2"]
     with pytest.raises(ValueError, match="runs: expected looks after the same steps"):
         RingTraining({"a": {0: far}, "b": {1: far}}, near, centers=near, radius=0.1)
+
+
+def test_field_sends_points_up_the_logit():
+    cloud = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    figure = draw_field({"x": (lambda x: 3 * x[:, 0], cloud)}, cloud, radius=0.5)
+    axes = figure.axes[0]
+    (arrows,) = [part for part in axes.collections if isinstance(part, Quiver)]
+    assert arrows.U.tolist() == [1, 1]
+    assert arrows.V.tolist() == [0, 0]
+    shades = axes.collections[0].get_array()
+    assert shades[60, 60] == pytest.approx(0.5)  # x = 0
+    assert shades[0, -1] > 0.99
+    assert [circle.center for circle in axes.patches] == [(1.0, 0.0), (0.0, 2.0)]
+
+
+def test_games_are_thin_and_their_mean_is_thick():
+    (axes,) = draw_games({"a": {0: [1, 2], 5: [3, 6]}}, y_label="heaps", top=8).axes
+    *games, mean, best = axes.lines
+    assert [game.get_ydata().tolist() for game in games] == [[1, 3], [2, 6]]
+    assert mean.get_ydata().tolist() == [1.5, 4.5]
+    assert best.get_ydata() == [8, 8]
+
+
+def test_the_game_on_a_line_finds_the_data():
+    game = LineGame([0, 400])
+    fake, probability = game._looks[400]
+    assert abs(fake.mean() - 2) < 0.4  # from about 0; the data's own spread is 0.5
+    assert fake.std() < 1
+    assert "data around 2" in game.describe(400)
+    assert {text.get_text() for text in game.draw(0).axes[0].get_legend().texts} == {
+        "data",
+        "generated",
+        "D",
+    }
+    assert len(probability) == 161

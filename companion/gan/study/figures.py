@@ -19,6 +19,7 @@ __all__ = [
     "draw_curves",
     "draw_field",
     "draw_game",
+    "draw_games",
     "draw_paths",
     "draw_rings",
 ]
@@ -57,10 +58,17 @@ def draw_game() -> Figure:
         axes.add_patch(
             FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=13, color="0.2")
         )
-    _gradient(axes, (10.55, 1.08), (7.95, 1.08), BLUE, 0.35)
-    axes.text(9.3, 1.72, "D's step: this far", ha="center", color=BLUE)
-    _gradient(axes, (10.55, 0.42), (3.05, -0.32), ORANGE, -0.28)
-    axes.text(7.1, -1.22, "G's step: through D, into G", ha="center", color=ORANGE)
+    _gradient(axes, (10.55, 1.12), (7.95, 1.12), BLUE, 0.35)
+    axes.text(9.3, 1.75, "D's step: this far", ha="center", color=BLUE)
+    for start, end in (
+        ((10.55, 0.38), (8.2, 0.38)),
+        ((7.5, 0.38), (5.6, -0.36)),
+        ((5.2, -0.36), (3.05, -0.36)),
+    ):
+        _gradient(axes, start, end, ORANGE, -0.35)
+    axes.text(
+        6.6, -1.05, "G's step: back through D and the fake, into G", ha="center", color=ORANGE
+    )
     axes.set(xlim=(-0.2, 11.6), ylim=(-1.35, 2.0))
     axes.axis("off")
     return figure
@@ -84,8 +92,8 @@ def draw_paths(paths: Mapping[str, Float[Tensor, "N 2"]]) -> Figure:
         axes.plot(*path.T, color=BLUE, lw=0.9)
         axes.plot(*path[0], "o", color=ORANGE, ms=6)
         axes.plot(0, 0, "k+", ms=9)
-        axes.set(title=title, aspect="equal", xlabel="generator's number")
-    panels[0, 0].set_ylabel("discriminator's number")
+        axes.set(title=title, aspect="equal", xlabel="a (generator)")
+    panels[0, 0].set_ylabel("b (discriminator)")
     return figure
 
 
@@ -125,8 +133,9 @@ def draw_rings(
         axes.scatter(*target.T.cpu(), s=8, color=BLUE, alpha=0.25, lw=0)
         axes.scatter(*cloud.T.cpu(), s=3, color=ORANGE, lw=0)
         axes.set(aspect="equal", xlim=(-2.9, 2.9), ylim=(-2.9, 2.9))
-        axes.set(xticks=[-2, 0, 2], yticks=[-2, 0, 2])
+        axes.set(xticks=[-2, 0, 2], yticks=[-2, 0, 2], xlabel="first coordinate")
         axes.set_title(title, fontsize=9)
+    panels[0, 0].set_ylabel("second coordinate")
     return figure
 
 
@@ -146,7 +155,7 @@ def draw_field(
         arrows: At how many of the points the direction of the logit's gradient is drawn.
     """
     figure, row = plt.subplots(
-        1, len(panels), figsize=(3.0 * len(panels) + 0.9, 3.2), sharey=True,
+        1, len(panels), figsize=(2.7 * len(panels) + 0.9, 3.0), sharey=True,
         layout="constrained", squeeze=False,
     )  # fmt: skip
     ticks = torch.linspace(-2.9, 2.9, 121)
@@ -154,18 +163,46 @@ def draw_field(
     for axes, (title, (discriminator, cloud)) in zip(row[0], panels.items(), strict=True):
         with torch.no_grad():
             probability = discriminator(grid).sigmoid().reshape(121, 121)
-        mesh = axes.pcolormesh(ticks, ticks, probability, cmap="Blues", vmin=0, vmax=1)
+        mesh = axes.pcolormesh(
+            ticks.numpy(), ticks.numpy(), probability.numpy(), cmap="Blues", vmin=0, vmax=1
+        )
         points = cloud[:arrows].clone().requires_grad_()
         (slope,) = torch.autograd.grad(discriminator(points).sum(), points)
         slope = slope / slope.norm(dim=1, keepdim=True)
-        axes.scatter(*cloud.T, s=4, color=ORANGE, lw=0)
-        axes.quiver(*points.detach().T, *slope.T, color="0.2", scale=16, width=0.005)
+        axes.scatter(*cloud.T.numpy(), s=4, color=ORANGE, lw=0)
+        axes.quiver(
+            *points.detach().T.numpy(), *slope.T.numpy(), color="0.2", scale=16, width=0.005
+        )
         for center in centers:
             axes.add_patch(Circle(tuple(center.tolist()), radius, fill=False, ec="black", lw=1.2))
         axes.set(aspect="equal", xlim=(-2.9, 2.9), ylim=(-2.9, 2.9), xlabel="first coordinate")
         axes.set_title(title)
     row[0, 0].set_ylabel("second coordinate")
     figure.colorbar(mesh, ax=row[0].tolist(), label="D: probability of real", shrink=0.85)
+    return figure
+
+
+def draw_games(
+    runs: Mapping[str, Mapping[int, Sequence[float]]], *, y_label: str, top: float
+) -> Figure:
+    """One number of each game over the steps: thin lines for the games, a thick one for their mean.
+
+    Args:
+        runs: Name of a plan → step → one number for each game.
+        y_label: What the number is.
+        top: The best value, drawn as a dashed line.
+    """
+    figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+    for index, (name, values) in enumerate(runs.items()):
+        steps, color = list(values), PALETTE[index]
+        rows = torch.tensor([list(values[step]) for step in steps], dtype=torch.float64)
+        axes.plot(steps, rows.numpy(), color=color, lw=0.7, alpha=0.5)
+        style = STYLES[index % len(STYLES)]
+        axes.plot(steps, rows.mean(1).numpy(), style, color=color, lw=2.4, label=name)
+    axes.axhline(top, color=GREY, ls="--", lw=1)
+    axes.set(xlabel="steps", ylabel=y_label)
+    figure.legend(frameon=False, loc="outside right upper")
+    sns.despine(figure)
     return figure
 
 
