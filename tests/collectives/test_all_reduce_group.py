@@ -14,7 +14,7 @@ def results(in_ranks):
 
 # Mismatches: (what every rank says, or what each rank says)
 
-_SEGMENTS = "options chunk_bytes=1048576"
+_SEGMENTS = "options chunk_bytes=2097152"
 _EXPANDED = "ValueError: expected a tensor to write to, got an expanded one"
 _NO_LIST = "TypeError: expected a tensor, got list"
 _NO_AVG = "ValueError: op must be one of sum, mean, prod, max, min, got 'avg'"
@@ -27,7 +27,7 @@ DISAGREE = {
     "algorithm": "all_reduce call 6: rank 1 has algorithm tree, the others have ring",
     "order": "call 8: rank 1 has collective all_gather, the others have all_reduce",
     "chunk_bytes": "all_reduce call 10: rank 2 has options chunk_bytes=64, the others have "
-    "chunk_bytes=1048576",
+    "chunk_bytes=2097152",
     "tie": "all_reduce call 12: rank 2 and rank 3 have shape (8,), rank 0 and rank 1 have (7,)",
     "two": "all_reduce call 14: rank 1 has shape (8,), op min, the others have shape (7,), op sum",
     "many dims": f"all_reduce call 28: rank 1 has shape ({_ONES}, 3, 2), the others have "
