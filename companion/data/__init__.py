@@ -7,6 +7,7 @@ from companion.data.face_crops import faces
 from companion.data.handwriting import digits
 from companion.data.labelled import Labelled
 from companion.data.language_model import smollm2
+from companion.data.photo_tiles import photo_tiles
 from companion.data.photographs import photos
 from companion.data.python_reference import reference_text
 from companion.data.restaurants import TableText, table_to_text
@@ -16,6 +17,7 @@ __all__ = [
     "TableText",
     "digits",
     "faces",
+    "photo_tiles",
     "photos",
     "reference_text",
     "smollm2",

@@ -29,6 +29,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 # Modules that only notebooks, figures and benches import, with the first package that they miss.
 NEED_MORE = {
     "companion.bench.lora": "peft",
+    "companion.bench.vqvae": "vector_quantize_pytorch",
     "companion.collectives.study.algorithm_map": "matplotlib",
     "companion.collectives.study.figures": "matplotlib",
     "companion.collectives.study.overlap_figure": "matplotlib",
@@ -51,12 +52,17 @@ NEED_MORE = {
     "companion.processes.study.memory_figure": "matplotlib",
     "companion.processes.study.photos": "PIL",
     "companion.processes.study.wait_graph_figure": "matplotlib",
+    "companion.vqvae.study.palettes": "matplotlib",
+    "companion.vqvae.study.reconstructions": "matplotlib",
+    "companion.vqvae.study.cells": "matplotlib",
+    "companion.vqvae.study.figures": "matplotlib",
     "companion.wasserstein.figures": "matplotlib",
 }
 # Modules that import without the extra, but whose examples read pictures that it installs.
 EXAMPLES_NEED_MORE = {
     "companion.data.face_crops": "skimage",
     "companion.data.handwriting": "sklearn",
+    "companion.data.photo_tiles": "skimage",
     "companion.data.photographs": "skimage",
     "companion.lora.study.intrinsic": "sklearn",
 }

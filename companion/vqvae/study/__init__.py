@@ -1,0 +1,1 @@
+"""What mainly chapter 03 calls: drawings, a codebook at work in the plane, relaxed gradients."""

@@ -1,0 +1,1 @@
+"""The Triton back end: the nearest-code kernel and its launch."""
