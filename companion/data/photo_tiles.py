@@ -35,10 +35,13 @@ def photo_tiles(size: int = 32, *, shrink: int = 1) -> Float[Tensor, "N 3 size s
     check_count("shrink", shrink)
     tiles = []
     for photo in photos().values():
+        if min(photo.shape[1:]) < shrink * size:
+            continue
         small = F.avg_pool2d(photo, shrink)
         rows, columns = small.shape[1] // size, small.shape[2] // size
         grid = small[:, : rows * size, : columns * size].reshape(3, rows, size, columns, size)
         tiles.append(grid.permute(1, 3, 0, 2, 4).flatten(0, 1))
-    if not sum(map(len, tiles)):
-        raise ValueError(f"size: expected squares that fit into a photograph, got {size}")
+    if not tiles:
+        got = f"{size} after shrinking by {shrink}"
+        raise ValueError(f"size: expected squares that fit into a photograph, got {got}")
     return torch.cat(tiles)

@@ -25,21 +25,21 @@ __all__ = ["EMAVectorQuantizer"]
 class EMAVectorQuantizer(nn.Module):
     """The nearest code for every vector; in training mode each code follows its vectors.
 
-        N ← γ N + (1 − γ) n,    S ← γ S + (1 − γ) Σ z,    e ← S / ((N + ε) / (ΣN + K ε) · ΣN)
+        N ← γ N + (1 − γ) n,    m ← γ m + (1 − γ) Σ z,    e ← m / ((N + ε) / (ΣN + K ε) · ΣN)
         loss = β · mean (z − sg[e])²
 
     n counts a code's vectors in the batch and Σ z adds them; z_q, indices and loss come from the
-    codes before that. N starts at 1 and S at e, so that a first batch moves the codes a little.
+    codes before that. N starts at 1 and m at e, so that a first batch moves the codes a little.
     ``eval()`` freezes all three: buffers ``cluster_size``, ``embed_avg`` and ``codebook``.
 
     If torch.distributed's default group has several ranks, n and Σ z are over all of them, also
     where one has no vector, and every rank gets the same bits: so every rank calls forward alike.
     Equal starts are the caller's: a wrapper that sends rank 0's buffers, as DDP does, or one seed.
 
-    N and S stay in float32 (or float64, after ``.double()``) when the module is cast to 16 bits:
+    N and m stay in float32 (or float64, after ``.double()``) when the module is cast to 16 bits:
     (1 − γ) n = 0.01 added to 3 would be lost there. Vectors with NaN or infinity, as a step that a
     loss scaler skips may bring, change no code, and a batch of nothing else, or of nothing, leaves
-    N and S as they are.
+    N and m as they are.
 
     Source: van den Oord et al. 2017, arXiv:1711.00937, §A.1, Eq. 6–8; the smoothing by ε as in the
     authors' code; revival: Zeghidour et al. 2021, arXiv:2107.03312, §III-C. Difference: replaced
@@ -52,10 +52,10 @@ class EMAVectorQuantizer(nn.Module):
         decay: γ, in [0, 1].
         epsilon: ε, more than 0.
         revive_below: A code whose N is less is replaced, after the update, by a vector of the
-            batch: e := z, N := revive_below, S := z · revive_below. None for never. On a GPU the
+            batch: e := z, N := revive_below, m := z · revive_below. None for never. On a GPU the
             host waits for the answer whether there is such a code.
         kmeans_start: Whether the first training batch gives the codes, by ``kmeans``: then N are
-            its counts, at least 1, and S = e · N. Buffer ``started`` says whether this was done;
+            its counts, at least 1, and m = e · N. Buffer ``started`` says whether this was done;
             on a GPU the host waits for it at every training step.
         through: What gives z_q its gradient: ``straight_through`` or ``rotate_through``.
         generator: Source of the initial codes and of all draws; in a group, rank 0's makes the
@@ -163,7 +163,7 @@ class EMAVectorQuantizer(nn.Module):
             return  # the next batch may have a vector
         centres_KD, counts_K = kmeans(z_BD, self.num_codes, generator=self.generator)
         self.codebook.copy_(centres_KD)
-        # At least 1, as at every other start: S / N of a code without a vector would be 0, not e.
+        # At least 1, as at every other start: m / N of a code without a vector would be 0, not e.
         self.cluster_size.copy_(counts_K.clamp(min=1))
         self.embed_avg.copy_(centres_KD * self.cluster_size[:, None])
         self.started.fill_(True)

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from companion.checks import typed
 from companion.vqvae.networks import Decoder, Encoder
+from companion.vqvae.quantizer import mean_square
 
 __all__ = ["VQVAE", "VQVAEOutput"]
 
@@ -74,20 +74,20 @@ class VQVAE(nn.Module):
         """Reconstruction, indices and loss; the quantizer learns from it in training mode."""
         z_q, indices, loss = self.quantizer(self.encoder(images).movedim(1, -1))
         reconstruction = self.decoder(z_q.movedim(-1, 1))
-        # In float32, whatever the networks computed in.
-        error = F.mse_loss(reconstruction.float(), images.float())
-        return VQVAEOutput(reconstruction, indices, error + loss)
+        return VQVAEOutput(reconstruction, indices, mean_square(reconstruction, images) + loss)
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "B C H W"]) -> Int[Tensor, "B h w *levels"]:
         """The images as codes; the codebook stays as it is, in training mode too."""
-        learning = self.quantizer.training
+        learning = [part for part in self.quantizer.modules() if part.training]
         self.quantizer.eval()
         try:
             return self.quantizer(self.encoder(images).movedim(1, -1)).indices
         finally:
-            self.quantizer.train(learning)
+            for part in learning:
+                part.training = True
 
     def decode(self, indices: Int[Tensor, "B h w *levels"]) -> Float[Tensor, "B C H W"]:
-        """Images from codes."""
-        return self.decoder(self.quantizer.codes(indices).movedim(-1, 1))
+        """Images from codes, in the decoder's dtype."""
+        dtype = next(self.decoder.parameters()).dtype  # a codebook may have stayed in float32
+        return self.decoder(self.quantizer.codes(indices).movedim(-1, 1).to(dtype))

@@ -5,6 +5,7 @@ Dimension key: B batch, C channels, H W height and width, D coordinates of a cod
 """
 
 import itertools
+import math
 
 import torch
 from jaxtyping import Float
@@ -20,8 +21,8 @@ HALVES = {"kernel_size": 4, "stride": 2, "padding": 1}  # or doubles, transposed
 class Encoder(nn.Module):
     """Images to a grid of vectors, each side 2^levels times shorter.
 
-    ``levels`` convolutions halve the sides, a 3×3 convolution and the residual blocks follow, and
-    a 1×1 convolution gives D maps.
+    ``levels`` convolutions halve the sides (a 3×3 convolution where there is no level), the
+    residual blocks follow, and a 1×1 convolution gives D maps.
 
     Source: van den Oord et al. 2017, arXiv:1711.00937, §4.1 (two strided convolutions with
     kernels of 4, two residual blocks of 3×3 and 1×1 convolutions, all of one width).
@@ -121,8 +122,9 @@ class Decoder(nn.Module):
 
     def forward(self, grid: Float[Tensor, "B D h w"]) -> Float[Tensor, "B C H W"]:
         """The images, without a squashing at the end: values may leave [0, 1]."""
-        if grid.ndim != 4 or grid.shape[1] != self.dim:
-            raise ValueError(f"grid: expected shape (B, {self.dim}, h, w), got {tuple(grid.shape)}")
+        shape = tuple(grid.shape)
+        if grid.ndim != 4 or shape[1] != self.dim or 0 in shape[2:]:
+            raise ValueError(f"grid: expected shape (B, {self.dim}, h, w), got {shape}")
         return self.layers(grid)
 
 
@@ -143,15 +145,19 @@ class _ResidualBlock(nn.Module):
 
 
 def _initialise(layers: nn.Module, generator: torch.Generator | None) -> None:
-    """Weights that keep the variance, no bias, and blocks that start as the identity."""
+    """Weights that keep the mean square, no bias, and blocks that start as the identity.
+
+    A transposed convolution quarters it: only a quarter of its kernel meets a pixel. Images that
+    start faint were learned faster, on the photographs and on the digits, than those that do not.
+    """
+    before = None
     for layer in layers.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            # The first two axes of a transposed convolution's weight are swapped.
-            mode = "fan_out" if isinstance(layer, nn.ConvTranspose2d) else "fan_in"
-            nn.init.kaiming_normal_(
-                layer.weight, mode=mode, nonlinearity="linear", generator=generator
-            )
+            gain = 2 if isinstance(before, nn.ReLU) else 1  # a ReLU halves the mean square
+            std = math.sqrt(gain / (layer.in_channels * math.prod(layer.kernel_size)))
+            nn.init.normal_(layer.weight, std=std, generator=generator)
             nn.init.zeros_(layer.bias)
+        before = layer
     for block in layers.modules():
         if isinstance(block, _ResidualBlock):
             nn.init.zeros_(block.layers[-1].weight)

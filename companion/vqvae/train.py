@@ -10,14 +10,16 @@ Chapter: course/03_vqvae.ipynb.
 import argparse
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from companion.data import digits, photo_tiles
-from companion.gan.pictures import save_picture
 from companion.training import fit
 from companion.training.arguments import at_least, between, recipe_arguments
 from companion.training.precision import Precision, PrecisionPolicy
@@ -26,7 +28,9 @@ from companion.vqvae.codebook_use import perplexity, usage
 from companion.vqvae.ema import EMAVectorQuantizer
 from companion.vqvae.finite_scalar import FiniteScalarQuantizer
 from companion.vqvae.gradients import rotate_through, straight_through
+from companion.vqvae.kmeans import kmeans
 from companion.vqvae.model import VQVAE
+from companion.vqvae.nearest import nearest_code
 from companion.vqvae.quantizer import VectorQuantizer
 from companion.vqvae.residual import ResidualQuantizer
 from companion.vqvae.training import VQVAEStep
@@ -36,11 +40,18 @@ __all__ = ["main"]
 GRADIENTS = {"straight": straight_through, "rotation": rotate_through}
 LEVELS = {"digits": 1, "photos": 2}  # how often the sides halve
 HELD_OUT = 8  # every eighth image
+AVERAGES = "decay", "revive_below", "no_revival", "kmeans_start"
+CODEBOOKS = "codes", "dim", "beta", "gradient", "residual_levels"
+UNUSED = {
+    "ema": ("fsq_levels",),
+    "gradient": (*AVERAGES, "fsq_levels"),
+    "fsq": (*AVERAGES, *CODEBOOKS),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, list[float]]:
     """Train as the command line asks; returns every step's measures."""
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     settings = Settings(_settings(options), options.out / "checkpoint.safetensors")
     start = torch.Generator().manual_seed(options.seed)
     train, held_out = _images(options.data, options.device)
@@ -71,10 +82,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, list[float]]:
         resume=not options.fresh,
     )
     print(_judgement(model.eval(), train, held_out))
-    shown = held_out[:24]
+    if options.residual_levels == 1:
+        error = _by_patches(train, held_out, model.encoder.stride, model.quantizer.num_codes)
+        print(f"k-means on patches, with as many bits and no network: {error:.5f}")
     with torch.no_grad():
-        rows = torch.cat([shown, model(shown).reconstruction.float().clamp(0, 1)])
-    save_picture(rows, options.out / "reconstructions.png")
+        rows = {"image": held_out[:12], "reconstruction": model(held_out[:12]).reconstruction}
+    _save_picture(rows, options.out / "reconstructions.png")
     return history
 
 
@@ -90,24 +103,13 @@ def _images(name: str, device: str) -> tuple[Float[Tensor, "N C H W"], Float[Ten
 def _quantizer(options: argparse.Namespace, rng: torch.Generator) -> nn.Module:
     if options.quantizer == "fsq":
         return FiniteScalarQuantizer(options.fsq_levels)
-    through = GRADIENTS[options.gradient]
-    if options.quantizer == "gradient":
-        return VectorQuantizer(
-            options.codes, options.dim, beta=options.beta, through=through, generator=rng
-        )
-    levels = [
-        EMAVectorQuantizer(
-            options.codes,
-            options.dim,
-            beta=options.beta,
-            decay=options.decay,
-            revive_below=None if options.no_revival else options.revive_below,
-            kmeans_start=options.kmeans_start,
-            through=through,
-            generator=rng,
-        )
-        for _ in range(options.residual_levels)
-    ]
+    build, of = VectorQuantizer, {"beta": options.beta, "generator": rng}
+    of["through"] = GRADIENTS[options.gradient]
+    if options.quantizer == "ema":
+        build = EMAVectorQuantizer
+        of |= {"decay": options.decay, "kmeans_start": options.kmeans_start}
+        of["revive_below"] = None if options.no_revival else options.revive_below
+    levels = [build(options.codes, options.dim, **of) for _ in range(options.residual_levels)]
     return levels[0] if len(levels) == 1 else ResidualQuantizer(levels)
 
 
@@ -123,10 +125,49 @@ def _judgement(model: VQVAE, train: Tensor, held_out: Tensor) -> str:
     )
 
 
+def _by_patches(train: Tensor, held_out: Tensor, side: int, num_codes: int) -> float:
+    """The simplest rival's error on held-out images: a codebook of side×side pixels."""
+    learn, seen = (
+        F.unfold(images, side, stride=side).movedim(1, -1) for images in (train, held_out)
+    )
+    start = torch.Generator().manual_seed(0)
+    centres = kmeans(learn.flatten(0, 1), num_codes, generator=start).centres
+    return (centres[nearest_code(seen, centres)] - seen).square().mean().item()
+
+
+def _save_picture(rows: dict[str, Float[Tensor, "B C H W"]], file: Path) -> None:
+    """Draw images over reconstructions; a machine that only trains may lack what it takes."""
+    if find_spec("seaborn") is None:
+        install = "pip install 'companion[course]'"
+        print(f"{file} is not drawn without seaborn: {install}, then the same command")
+        return
+    import matplotlib.pyplot as plt
+
+    from companion.vqvae.study.figures import draw_images
+
+    draw_images(rows).savefig(file)
+    plt.close("all")
+
+
 def _settings(options: argparse.Namespace) -> dict[str, object]:
     """What the numbers of a run depend on, but for its length."""
     free = {"steps", "out", "checkpoint_every", "fresh", "device"}
     return {name: value for name, value in vars(options).items() if name not in free}
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options; one that this quantizer would leave unused is refused."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    for name in UNUSED[options.quantizer]:
+        if (got := getattr(options, name)) != parser.get_default(name):
+            option = f"--{name.replace('_', '-')}"
+            parser.error(f"{option}: expected none with --quantizer {options.quantizer}, got {got}")
+    if options.residual_levels > 1 and options.gradient != "straight":
+        parser.error(
+            f"--gradient: expected straight with --residual-levels above 1, got {options.gradient}"
+        )
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,6 +19,8 @@ from companion.vqvae.model import VQVAE
 
 __all__ = ["VQVAEHistory", "VQVAEStep", "train_vqvae"]
 
+LARGEST_RATE = 1e30  # far above any use, and still a float32
+
 
 class VQVAEHistory(NamedTuple):
     """What ``train_vqvae`` saw at each of its S steps."""
@@ -46,7 +48,7 @@ class VQVAEStep:
         precision: PrecisionPolicy | None = None,
     ) -> None:
         check_count("batch_size", batch_size)
-        check_number("learning_rate", learning_rate, least=0)
+        check_number("learning_rate", learning_rate, least=0, most=LARGEST_RATE)
         if images.ndim != 4 or len(images) == 0:
             raise ValueError(f"images: expected (N, C, H, W), N ≥ 1, got {tuple(images.shape)}")
         self.model, self.images = model, images

@@ -59,6 +59,8 @@ class CellTraining:
                 self._codes[step] = {
                     name: quantizer.codebook.clone() for name, quantizer in quantizers.items()
                 }
+            if step == max(self.values):
+                break
             batch = points[torch.randint(len(points), (batch_size,), generator=generator)]
             for quantizer in quantizers.values():
                 quantizer.train()(batch)

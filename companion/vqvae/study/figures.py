@@ -55,12 +55,12 @@ def draw_vqvae() -> Figure:
     _arrow(axes, (11.8, -0.42), (9.6, -0.42), GREEN, bend=-0.25)
     _arrow(axes, (9.5, -0.42), (5.2, -0.42), ORANGE, bend=-0.25)
     _arrow(axes, (5.1, -0.42), (3.0, -0.42), ORANGE, bend=-0.25)
-    axes.text(7.4, -1.42, "copied past the choice", ha="center", color=ORANGE)
+    axes.text(7.4, -1.22, "copied past the choice", ha="center", color=ORANGE)
     _arrow(axes, (6.5, 0.4), (5.3, 0.4), ORANGE, bend=0.5)
     axes.text(5.4, 0.86, "commitment", ha="center", color=ORANGE)
     _arrow(axes, (8.3, 0.4), (8.3, 1.45), BLUE, bend=0.6)
     axes.text(8.75, 0.86, "codes follow z", color=BLUE)
-    axes.set(xlim=(-0.2, 12.8), ylim=(-1.65, 2.1))
+    axes.set(xlim=(-0.2, 12.8), ylim=(-1.4, 2.1))
     axes.axis("off")
     return figure
 
@@ -127,11 +127,10 @@ def draw_images(
         layout="constrained", squeeze=False,
     )  # fmt: skip
     for line, (name, images) in zip(panels, rows.items(), strict=True):
-        for axes, image in zip(line, images.cpu().clamp(0, 1), strict=False):
-            axes.imshow(
-                image.squeeze(0) if len(image) == 1 else image.permute(1, 2, 0),
-                cmap="gray_r", vmin=0, vmax=1,
-            )  # fmt: skip
+        pictures = images.detach().float().cpu().clamp(0, 1).movedim(1, -1).numpy()
+        for axes, picture in zip(line, pictures, strict=False):
+            picture = picture[..., 0] if picture.shape[-1] == 1 else picture
+            axes.imshow(picture, cmap="gray_r", vmin=0, vmax=1)
         line[0].text(
             -0.1, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9
         )
@@ -168,15 +167,15 @@ def draw_relaxed(
 
 
 def draw_repairs(runs: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
-    """Share of codes in use (left) and error (right), a dot for each run, a row for each plan."""
+    """Share of codes in use and error of each run: a dot for a run, a row for a plan."""
     figure, panels = plt.subplots(
         1, 2, figsize=(8.6, 0.36 * len(runs) + 1.0), sharey=True, layout="constrained"
     )
     for column, (axes, label) in enumerate(
-        zip(panels, ("codes in use, of all", "mean squared error, held out"), strict=True)
+        zip(panels, ("share of codes in use", "mean squared error × 1000, held out"), strict=True)
     ):
         for line, (name, values) in enumerate(runs.items()):
-            x = [value[column] for value in values]
+            x = [value[column] * (1, 1000)[column] for value in values]
             axes.plot([min(x), max(x)], [line, line], color="0.7", lw=1)
             axes.plot(x, [line] * len(x), "o", ms=6, color=BLUE, alpha=0.8, label=name)
         axes.set(xlabel=label)

@@ -53,10 +53,14 @@ def relaxed_gradient(
     """
     check_number("sigma", sigma, above=0)
     check_count("draws", draws)
+    own = nearest_code(z, codebook)
+    if losses.shape != codebook.shape[:1] or z.shape != codebook.shape[1:]:
+        got = f"{tuple(losses.shape)} and {tuple(z.shape)}"
+        raise ValueError(f"losses, z: expected shapes (K,) and (D,) of the codebook, got {got}")
     noise = torch.randn(draws, len(z), generator=generator, device=z.device, dtype=z.dtype)
     noise_SD = torch.cat([noise, -noise])
     chosen_S = nearest_code(z + sigma * noise_SD, codebook)
-    gain_S = losses[chosen_S] - losses[nearest_code(z, codebook)]
+    gain_S = losses[chosen_S] - losses[own]
     return (gain_S[:, None] * noise_SD).mean(0) / sigma
 
 
@@ -71,10 +75,14 @@ def edge_distance(z: Float[Tensor, "N D"], codebook: Float[Tensor, "K D"]) -> Fl
         >>> edge_distance(torch.tensor([[0.5]]), torch.tensor([[0.0], [3.0], [9.0]]))
         tensor([1.])
     """
-    squared_NK = torch.cdist(z, codebook).square()
     own_N = nearest_code(z, codebook)
-    between_NK = torch.cdist(codebook[own_N], codebook)
-    gap_NK = squared_NK - squared_NK.gather(1, own_N[:, None])
+    if z.ndim != 2:
+        raise ValueError(f"z: expected shape (N, {codebook.shape[1]}), got {tuple(z.shape)}")
+    # By differences: a matrix product would find a code at some distance from itself.
+    exact = {"compute_mode": "donot_use_mm_for_euclid_dist"}
+    squared_NK = torch.cdist(z, codebook, **exact).square()
+    between_NK = torch.cdist(codebook[own_N], codebook, **exact)
+    gap_NK = (squared_NK - squared_NK.gather(1, own_N[:, None])).clamp(min=0)
     distance_NK = gap_NK / (2 * between_NK)
     # A code that is the same as its own, itself first of all, makes no edge.
     return distance_NK.masked_fill(between_NK == 0, torch.inf).amin(1)
@@ -89,8 +97,13 @@ def loss_of_each_code(
     place: tuple[int, int],
 ) -> Float[Tensor, " K"]:
     """Squared error of the image, summed, for each code at one place; the others stay."""
+    if indices.ndim != 3 or len(indices) != 1:
+        raise ValueError(f"indices: expected shape (1, h, w), got {tuple(indices.shape)}")
     codebook = model.quantizer.codebook
     grid = model.quantizer.codes(indices).repeat(len(codebook), 1, 1, 1)
     grid[:, place[0], place[1]] = codebook
-    error = model.decoder(grid.movedim(-1, 1)) - image
-    return error.square().flatten(1).sum(1)
+    images = model.decoder(grid.movedim(-1, 1))
+    if image.shape != images[:1].shape:
+        expected, got = tuple(images[:1].shape), tuple(image.shape)
+        raise ValueError(f"image: expected shape {expected}, got {got}")
+    return (images - image).square().flatten(1).sum(1)
