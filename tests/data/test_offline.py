@@ -33,7 +33,8 @@ def test_the_block_works():
 def test_small_sources_load_with_sockets_blocked():
     code = """
 from companion import data
-data.digits(), data.faces(), data.photos(), data.photo_tiles(), data.reference_text(), data.table_to_text("test")
+data.digits(), data.faces(), data.photos(), data.photo_tiles()
+data.reference_text(), data.table_to_text("test")
 assert "pooch" not in sys.modules
 """
     result = run(code)

@@ -76,7 +76,7 @@ def test_edges_of_many_codes_by_walking_to_every_other_code():
     The edge is met at t = gap / (2 (b − a)·(b − z)), by bisection; its distance is that walk's
     part along the normal b − a. Far from the origin, where a matrix product is least exact.
     """
-    codes, z = (torch.randn(n, 3, generator=seeded(n)) + 5 for n in (50, 15))
+    codes, z = (torch.randn(n, 3, generator=seeded(n)) + 50 for n in (50, 15))
     wide_codes, wide = codes.double(), z.double()
     distance_NK = (wide[:, None] - wide_codes).norm(dim=-1)
     expected = [

@@ -20,6 +20,10 @@ def run(folder, arguments):
     return train.main([*SMALL.split(), "--out", str(folder), *arguments.split()])
 
 
+def shuffled():
+    return digits()[0][torch.randperm(1797, generator=torch.Generator().manual_seed(0))]
+
+
 @pytest.mark.parametrize(
     ("more", "codes", "levels"),
     [
@@ -45,7 +49,12 @@ def test_a_run_leaves_a_picture_and_a_judgement(more, codes, levels, tmp_path, c
 
 
 @pytest.mark.parametrize(
-    "more", [f"{CODEBOOK} --kmeans-start", f"{CODEBOOK} --precision fp16", "--quantizer fsq"]
+    "more",
+    [
+        f"{CODEBOOK} --kmeans-start",
+        f"{CODEBOOK} --precision fp16",
+        "--quantizer fsq --fsq-levels 3 5",
+    ],
 )
 def test_a_resumed_run_gives_the_same_bits(more, tmp_path, device):
     """A code that nothing chooses is below 0.7 after the first step, and is drawn anew."""
@@ -83,8 +92,7 @@ def test_one_image_in_eight_is_held_out_judged_and_drawn(tmp_path, monkeypatch, 
     run(tmp_path, f"--steps 2 {CODEBOOK}")
     ((model, images),) = trained
     assert not model.training
-    order = torch.randperm(1797, generator=torch.Generator().manual_seed(0))
-    held_out = digits()[0][order][::8]
+    held_out = shuffled()[::8]
     assert len(images) == 1797 - len(held_out)
     assert not {x.numpy().tobytes() for x in images} & {x.numpy().tobytes() for x in held_out}
     assert torch.equal(seen[0]["image"], held_out[:12])
@@ -93,6 +101,16 @@ def test_one_image_in_eight_is_held_out_judged_and_drawn(tmp_path, monkeypatch, 
     torch.testing.assert_close(seen[0]["reconstruction"], made[:12])
     error = (made - held_out).square().mean()
     assert f"on 225 held-out images {error:.5f};" in capsys.readouterr().out
+
+
+def test_rival_with_one_code_is_the_mean_patch(tmp_path, capsys):
+    run(tmp_path, "--steps 1 --codes 1 --dim 3")
+    patches = shuffled().unflatten(3, (4, 2)).unflatten(2, (4, 2))
+    held_out = torch.arange(1797) % 8 == 0
+    mean = patches[~held_out].mean((0, 2, 4), keepdim=True)
+    expected = (patches[held_out] - mean).square().mean().item()
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "k-means" in line)
+    assert float(line.split()[-1]) == pytest.approx(expected, abs=1e-5)  # five digits are printed
 
 
 def test_photographs_are_tiles_in_colour_of_64_codes(tmp_path, monkeypatch, capsys):

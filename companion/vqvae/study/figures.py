@@ -59,7 +59,7 @@ def draw_vqvae() -> Figure:
     _arrow(axes, (6.5, 0.4), (5.3, 0.4), ORANGE, bend=0.5)
     axes.text(5.4, 0.86, "commitment", ha="center", color=ORANGE)
     _arrow(axes, (8.3, 0.4), (8.3, 1.45), BLUE, bend=0.6)
-    axes.text(8.75, 0.86, "codes follow z", color=BLUE)
+    axes.text(8.9, 0.86, "codes follow z", color=BLUE)
     axes.set(xlim=(-0.2, 12.8), ylim=(-1.4, 2.1))
     axes.axis("off")
     return figure
@@ -93,7 +93,7 @@ def draw_cells(
     side = torch.linspace(-0.05, 1.05, 221)
     grid = torch.cartesian_prod(side, side).reshape(221, 221, 2)
     for axes, (title, codes) in zip(row[0], panels.items(), strict=True):
-        cells = nearest_code(grid, codes).T
+        cells = nearest_code(grid.to(codes.dtype), codes).T
         walls = (cells[1:, 1:] != cells[1:, :-1]) | (cells[1:, 1:] != cells[:-1, 1:])
         axes.scatter(*points.T, s=2, color=BLUE, alpha=0.25, lw=0)
         limits = (-0.05, 1.05, -0.05, 1.05)

@@ -52,10 +52,10 @@ class Palettes:
         figure, panels = plt.subplot_mosaic(
             "ab;cc", height_ratios=(1, 0.08), figsize=(4.6, 2.6), layout="constrained"
         )
-        panels["a"].imshow(self._photo.movedim(0, -1))
-        panels["b"].imshow(self.quantized(num_codes).movedim(0, -1))
+        panels["a"].imshow(self._photo.movedim(0, -1).numpy())
+        panels["b"].imshow(self.quantized(num_codes).movedim(0, -1).numpy())
         palette = self._palettes[num_codes]
-        panels["c"].imshow(palette[palette.sum(1).argsort()][None], aspect="auto")
+        panels["c"].imshow(palette[palette.sum(1).argsort()][None].numpy(), aspect="auto")
         panels["a"].set_title("original", fontsize=9)
         panels["b"].set_title(f"{num_codes} colours", fontsize=9)
         for axes in panels.values():
