@@ -98,12 +98,13 @@ def test_repairs_have_a_row_for_each_plan_and_a_dot_for_each_run():
 
 def test_rates_have_a_curve_for_each_name_and_a_tick_for_each_rate():
     series = {"K": [(8.0, 0.4), (16.0, 0.2)], "alone": [(9.0, 0.1)]}
-    (axes,) = draw_rates(series, unit="bits").axes
+    (axes,) = draw_rates(series).axes
     assert [line.get_label() for line in axes.lines] == list(series)
     assert [list(map(tuple, line.get_xydata())) for line in axes.lines] == list(series.values())
     assert [line.get_linestyle() for line in axes.lines] == ["-", "None"]
     assert list(axes.get_xticks()) == [8, 9, 16]
-    assert (axes.get_xlabel(), axes.get_xlim()[0], axes.get_ylim()[0]) == ("bits", 0, 0)
+    assert (axes.get_xlim()[0], axes.get_ylim()[0]) == (0, 0)
+    assert list(draw_rates(series, level=0.3).axes[0].lines[-1].get_ydata()) == [0.3, 0.3]
 
 
 def test_cell_training_keeps_what_each_codebook_was_after_those_steps():

@@ -47,6 +47,7 @@ def test_reconstructions_are_the_models_own():
     error = (models[64](images).reconstruction - images).square().mean().item()
     assert shown.error(64) == pytest.approx(error)
     assert f"64 bits an image: mean squared error {error:.4f}" in shown.describe(64)
+    assert len(Reconstructions(models, images, rivals={"none": {16: images}}).draw(16).axes) == 9
     figure = shown.draw(64)
     assert len(figure.axes) == 6
     drawn = figure.axes[3].images[0].get_array()

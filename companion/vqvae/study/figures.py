@@ -188,14 +188,20 @@ def draw_repairs(runs: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
 
 
 def draw_rates(
-    series: Mapping[str, Sequence[tuple[float, float]]], *, unit: str = "bits per image"
+    series: Mapping[str, Sequence[tuple[float, float]]], *, level: float | None = None
 ) -> Figure:
-    """Error against rate: each point is (bits, error)."""
+    """Error against rate: each point is (bits, error); a dotted line at ``level``."""
     figure, axes = plt.subplots(figsize=(6.6, 3.8), layout="constrained")
     for index, (name, points) in enumerate(series.items()):
         line = ("-" if len(points) > 1 else "") + MARKERS[index]
-        axes.plot(*zip(*points, strict=True), line, color=PALETTE[index], lw=1.2, label=name)
-    axes.set(xlabel=unit, ylabel="mean squared error, held out")
+        # Hollow, so that a marker does not hide the one below it.
+        axes.plot(
+            *zip(*points, strict=True), line, color=PALETTE[index], lw=1.2, mfc="none", mew=1.5,
+            label=name,
+        )  # fmt: skip
+    if level is not None:
+        axes.axhline(level, color="0.5", lw=1, ls=":")
+    axes.set(xlabel="bits per image", ylabel="mean squared error, held out")
     axes.set_xticks(sorted({bits for points in series.values() for bits, _ in points}))
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)

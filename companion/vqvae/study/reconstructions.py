@@ -25,6 +25,7 @@ class Reconstructions:
     Args:
         models: Bits → model, in evaluation mode.
         images: To show.
+        rivals: Name → bits → what another method makes of the images.
 
     Example:
         >>> from companion.vqvae import VectorQuantizer
@@ -34,8 +35,14 @@ class Reconstructions:
         ([32], True)
     """
 
-    def __init__(self, models: Mapping[int, VQVAE], images: Float[Tensor, "B C H W"]) -> None:
-        self.values, self._images = list(models), images
+    def __init__(
+        self,
+        models: Mapping[int, VQVAE],
+        images: Float[Tensor, "B C H W"],
+        *,
+        rivals: Mapping[str, Mapping[int, Float[Tensor, "B C H W"]]] | None = None,
+    ) -> None:
+        self.values, self._images, self._rivals = list(models), images, rivals or {}
         with torch.no_grad():
             self._drawn = {bits: model(images).reconstruction for bits, model in models.items()}
 
@@ -44,8 +51,9 @@ class Reconstructions:
         return (self._drawn[bits] - self._images).square().mean().item()
 
     def draw(self, bits: int) -> Figure:
-        """Originals above, reconstructions below."""
-        return draw_images({"original": self._images, f"{bits} bits": self._drawn[bits]})
+        """Originals above, reconstructions below, then the rivals'."""
+        rows = {"original": self._images, f"{bits} bits": self._drawn[bits]}
+        return draw_images(rows | {name: of[bits] for name, of in self._rivals.items()})
 
     def describe(self, bits: int) -> str:
         """What the frame shows, in words."""
