@@ -24,8 +24,8 @@ html_theme.sidebar_secondary.remove: true
 
 How fast `companion` is beside the libraries of the field, on the machines named below.
 Each comparison first asserts that both sides return the same result. Then the two take turns.
-A time is the median of the rounds, with the fastest and the slowest round in brackets;
-the ratio is the peer's time ÷ ours, so above 1 ours is faster.
+A time is the median of the rounds, with the fastest and the slowest round in brackets where they
+were kept; the ratio is the peer's time ÷ ours, so above 1 ours is faster.
 A bar is what we promise: a least ratio, a greatest one where no gain is possible,
 or a longest time.
 Where a line says overhead, both sides extend the same work, whose time was measured in the same
@@ -48,9 +48,11 @@ def measured_page(records: Sequence[Record]) -> str:
     for (slug, device, machine, date), group in groupby(records, key=_run):
         rows = list(group)
         versions = ", ".join(f"{name} {number}" for name, number in rows[0].versions.items())
+        where = machine.split(",")[0] if device == "cuda" else device.upper()
+        how = f"; {rows[0].threads} threads, {rows[0].rounds} rounds" if rows[0].rounds else ""
         parts.append(
-            f"## {slug} on {device.upper()}\n\n"
-            f"{date}, {machine}; {rows[0].threads} threads, {rows[0].rounds} rounds.\n\n"
+            f"## {slug} on {where}\n\n"
+            f"{date}, {machine}{how}.\n\n"
             f"{_markdown_table(rows)}\n\n"
             f"Versions: {versions}.\n"
         )

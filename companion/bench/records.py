@@ -20,7 +20,7 @@ class Record:
     """None, like every time, when the results differed and nothing was timed."""
     peer_s: float | None
     ours_range_s: tuple[float, float] | None
-    """Fastest and slowest round."""
+    """Fastest and slowest round; None, too, where only the median was kept."""
     peer_range_s: tuple[float, float] | None
     ratio: float | None
     """peer_s ÷ ours_s: above 1, ours is faster."""
@@ -29,6 +29,7 @@ class Record:
     """Results equal, and ``bar``, ``ceiling`` and ``limit_s`` kept where there are any."""
     equal: bool
     rounds: int
+    """0 where it was not kept."""
     threads: int
     machine: str
     versions: dict[str, str]

@@ -32,10 +32,12 @@ def terminal_table(records: Sequence[Record]) -> str:
 
 
 def _time(median: float | None, spread: tuple[float, float] | None) -> str:
-    """Median with fastest and slowest round, in one unit and three digits: 1.23 ms (1.20–1.31)."""
-    if median is None or spread is None:
+    """Median and, if kept, fastest and slowest round, in one unit: 1.23 ms (1.20–1.31)."""
+    if median is None:
         return "–"
     scale, unit = _unit(median)
+    if spread is None:
+        return f"{_digits(median * scale)} {unit}"
     low, high = (_digits(second * scale) for second in spread)
     return f"{_digits(median * scale)} {unit} ({low}–{high})"
 

@@ -21,7 +21,7 @@ def test_each_direction_beside_each_peer(causal):
     found = list(SMALL(causal=causal))
     assert [work.name.rpartition(" ")[2] for work in found] == ["forward"] * 2 + ["backward"] * 2
     assert [work.peer.partition(",")[0] for work in found] == [*PEERS] * 2
-    assert [work.bar for work in found] == [1.2, 0.75, 1.0, None]
+    assert [work.bar for work in found] == [0.8, None, 0.8, None]
     with_kernel = [work for work in found if work.peer == "SDPA-FLASH"]
     assert all(work.equal(work.ours(), work.theirs()) for work in with_kernel)
     for work, backward in zip(found[::2], (False, True), strict=True):
@@ -70,6 +70,9 @@ def test_every_direction_and_width_has_its_bars():
         for peer in PEERS
         if (direction, peer) != ("backward", "cuDNN")
     }
+    assert flash.bar_of("forward", 64, 2048, "cuDNN") == 0.8
+    assert flash.bar_of("backward", 128, 2048, "cuDNN") is None
+    assert flash.bar_of("forward", 64, 1024, "cuDNN") is None
 
 
 def test_on_a_gpu_one_setting_at_a_time(monkeypatch):

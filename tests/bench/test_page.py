@@ -13,11 +13,13 @@ COURSE = Path(__file__).parents[2] / "course"
 
 
 def test_page_names_machine_date_and_every_record():
-    other = replace(RECORD, device="cuda", machine="A GPU", workload="work on the GPU")
+    other = replace(
+        RECORD, device="cuda", machine="A GPU, tiles as they were", workload="work on the GPU"
+    )
     page = measured_page([RECORD, replace(RECORD, workload="second"), other])
     assert page.count("## ") == 2
     assert "## fake on CPU\n\n2026-01-02, A processor, 2 cores; 2 threads, 7 rounds." in page
-    assert "## fake on CUDA\n\n2026-01-02, A GPU;" in page
+    assert "## fake on A GPU\n\n2026-01-02, A GPU, tiles as they were; 2 threads" in page
     assert "| work n=3 | peer | 1.23 ms (1.2–13.1) | 10 ms (9.95–22.2) | 8.10× | ≥ 4× |" in page
     assert page.index("second") < page.index("work on the GPU")
     assert "Versions: python 3.11.7." in page
@@ -27,6 +29,13 @@ def test_a_differing_result_is_shown():
     nothing = {"ours_s": None, "peer_s": None, "ours_range_s": None, "peer_range_s": None}
     page = measured_page([replace(RECORD, equal=False, passed=False, ratio=None, **nothing)])
     assert "| work n=3 | peer | – | – | – | ≥ 4× | results differ |" in page
+
+
+def test_a_record_of_medians_alone():
+    bare = {"ours_range_s": None, "peer_range_s": None, "rounds": 0}
+    page = measured_page([replace(RECORD, **bare)])
+    assert "2026-01-02, A processor, 2 cores.\n" in page
+    assert "| work n=3 | peer | 1.23 ms | 10 ms | 8.10× |" in page
 
 
 def test_page_says_so_while_no_gpu_was_measured():

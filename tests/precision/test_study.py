@@ -10,12 +10,13 @@ import torch
 from torch.nn import functional as F
 
 from companion.data import digits
-from companion.precision import BF16, FP16, FloatFormat
-from companion.precision.study import repairs
+from companion.precision import BF16, FP16, FloatFormat, MasterWeights
+from companion.precision.study import repairs, text_run
 from companion.precision.study.bit_frames import BitFrames
 from companion.precision.study.figures import (
     draw_dose_response,
     draw_gradient_histogram,
+    draw_losses,
     draw_number_line,
     draw_repairs,
     draw_scale_path,
@@ -25,7 +26,7 @@ from companion.precision.study.gradient_histogram import LOWEST, exponent_counts
 from companion.precision.study.matmul import matmul_with_short_sums
 from companion.precision.study.repairs import VARIANTS, Arithmetic, lost_updates, train_digits
 from companion.precision.study.scale_path import ScalePaths, scale_path
-from companion.precision.study.text_run import byte_entropy, train_text
+from companion.precision.study.text_run import continue_text, held_out_loss, train_text
 
 
 @pytest.fixture(autouse=True)
@@ -106,10 +107,67 @@ def test_scale_halves_at_the_wall_and_doubles_after_the_interval():
     assert "doubles after 20 good steps" in words
 
 
-def test_text_run_breaks_where_the_chapter_says_so():
-    assert math.isnan(train_text(weights=torch.float16, steps=12).loss)
-    assert train_text(steps=12).loss < math.log(256)
-    assert 3.2 < byte_entropy() < 3.4
+def test_small_steps_need_masters_and_a_scale():
+    start = train_text(steps=30)
+    before = held_out_loss(start)
+    bfloat, half = torch.bfloat16, torch.float16
+
+    def run(*, steps=8, **how):
+        return continue_text(start, steps=steps, **how)
+
+    exact, many = run(), run(copies=4096)
+    assert 0.004 < before - exact.loss < 0.02
+    assert exact.moved > 0.99
+    assert exact.vanished < 0.01
+    assert many.loss == pytest.approx(exact.loss, abs=5e-5)  # a mean over equal batches
+    short = run(autocast=bfloat)
+    assert short.loss == pytest.approx(exact.loss, abs=3e-4)
+    assert short.loss != exact.loss
+
+    exact_20, lossy_20 = run(steps=20), run(weights=bfloat, steps=20)
+    assert lossy_20.loss > exact_20.loss + 4e-3
+    repaired_20 = run(weights=bfloat, masters=True, steps=20)
+    assert repaired_20.loss == pytest.approx(exact_20.loss, abs=1.5e-3)
+    assert lossy_20.moved < 0.92 < repaired_20.moved
+    tiny = {"weights": bfloat, "learning_rate": 1e-6}  # far less than a gap
+    assert run(**tiny, masters=True).moved < 0.03 < run(**tiny, stochastic=True).moved
+
+    small = run(weights=half, masters=True, copies=4096)
+    scaled = run(weights=half, masters=True, copies=4096, loss_scale=2.0**12)
+    assert small.vanished > 0.3 > 0.01 > scaled.vanished
+    assert small.moved < 0.8 < scaled.moved
+    assert scaled.loss == pytest.approx(exact.loss, abs=3e-4)
+    assert abs(small.loss - exact.loss) > 5e-4
+    assert held_out_loss(start) == before  # the start stays as it was
+
+
+def test_adam_in_half_precision_breaks_by_its_epsilon():
+    start = train_text(steps=2)
+    broken = continue_text(start, weights=torch.float16, steps=3)
+    assert math.isnan(broken.loss)
+    assert math.isnan(broken.moved)  # the run is over
+    assert math.isfinite(continue_text(start, weights=torch.float16, epsilon=1e-4, steps=3).loss)
+
+
+def test_dice_leave_nothing_but_the_rounded_weights():
+    model = torch.nn.Linear(50, 50, bias=False).to(torch.bfloat16)
+    optimizer = MasterWeights(torch.optim.SGD, model.parameters(), lr=0.1)
+    with torch.no_grad():
+        optimizer.masters[0].fill_(1 + 2**-9)  # a quarter of the way to the next number
+    text_run._round_by_dice(model, optimizer, torch.Generator().manual_seed(0))
+    up = (model.weight == 1 + 2**-7).float().mean().item()
+    assert 0.2 < up < 0.3
+    assert torch.equal(optimizer.masters[0], model.weight.float())
+
+
+def test_held_out_text_is_not_trained_on(monkeypatch):
+    monkeypatch.setattr(text_run, "_text", lambda: torch.arange(1000))
+    generator = torch.Generator().manual_seed(0)
+    train = text_run._windows(generator, count=2000)
+    held_out = text_run._windows(generator, count=2000, held_out=True)
+    assert (train.min(), train.max()) == (0, 899)
+    assert (held_out.min(), held_out.max()) == (900, 999)
+    assert train.shape == (2000, 33)
 
 
 def test_bits_are_named_and_counted():
@@ -127,8 +185,12 @@ def test_pictures_show_their_numbers():
     counts = exponent_counts([torch.tensor([1.0, 2.0, 2.0, 2.0**-30])])
     bars = draw_gradient_histogram({"all": counts}).axes[0].containers[0]
     assert sorted(bar.get_height() for bar in bars)[-3:] == [25, 25, 50]
-    (axes,) = draw_repairs({"FP32": [0.8, 0.9], "FP16, no repair": [0.1, 0.3]}).axes
+    accuracies = {"FP32": [0.8, 0.9], "FP16, no repair": [0.1, 0.3]}
+    (axes,) = draw_repairs(accuracies, label="share", limit=1, mark=(0.1, "chance")).axes
     assert [bar.get_width() for c in axes.containers for bar in c] == pytest.approx([0.85, 0.2])
+    assert list(axes.lines[-1].get_xdata()) == [0.1, 0.1]
+    (axes,) = draw_losses({"a": torch.tensor([[1.0, 3.0], [0.5, 0.7]])}).axes
+    assert axes.lines[0].get_ydata() == pytest.approx([2.0, 0.6])
     left, right = draw_dose_response([1, 10], [[0.8, 0.6], [0.1, 0.1]], [0.0, 1.0]).axes
     assert left.lines[0].get_ydata() == pytest.approx([0.7, 0.1])
     assert list(right.lines[0].get_ydata()) == [0.0, 1.0]

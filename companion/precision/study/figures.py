@@ -18,6 +18,7 @@ from companion.precision.study.gradient_histogram import LOWEST
 __all__ = [
     "draw_dose_response",
     "draw_gradient_histogram",
+    "draw_losses",
     "draw_number_line",
     "draw_repairs",
     "draw_scale_path",
@@ -99,21 +100,43 @@ def draw_weight_paths(paths: Mapping[str, Sequence[float]]) -> Figure:
     return figure
 
 
-def draw_repairs(accuracies: Mapping[str, Sequence[float]]) -> Figure:
-    """Accuracy of each variant of a run: a mark for each seed, a bar for the mean.
+def draw_losses(losses: Mapping[str, Tensor]) -> Figure:
+    """Training loss against the step, one line for each run.
 
     Args:
-        accuracies: Name of a variant → accuracy of each seed.
+        losses: Name of a run → its loss, shape (steps, seeds), of which the mean is drawn.
     """
-    figure, axes = plt.subplots(figsize=(7.0, 3.2), layout="constrained")
-    for place, (name, values) in enumerate(accuracies.items()):
+    figure, axes = plt.subplots(figsize=(6.4, 3.0), layout="constrained")
+    for index, (name, loss) in enumerate(losses.items()):
+        style = STYLES[index % len(STYLES)]
+        axes.plot(loss.mean(-1), style, color=PALETTE[index], lw=1.8, label=name)
+    axes.set(xlabel="step", ylabel="training loss (nats)", yscale="log")
+    axes.set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
+    axes.minorticks_off()
+    axes.legend(frameon=False)
+    return figure
+
+
+def draw_repairs(
+    results: Mapping[str, Sequence[float]], *, label: str, limit: float, mark: tuple[float, str]
+) -> Figure:
+    """The result of each variant of a run: a mark for each seed, a bar for the mean.
+
+    Args:
+        results: Name of a variant → result of each seed.
+        label: What a result is.
+        limit: Right end of the axis.
+        mark: Where to draw a dotted line, and what it says.
+    """
+    figure, axes = plt.subplots(figsize=(7.0, 0.4 * len(results) + 0.4), layout="constrained")
+    for place, (name, values) in enumerate(results.items()):
         color = GREY if name == "FP32" else (ORANGE if "no " in name else BLUE)
         axes.barh(place, np.mean(values), height=0.6, color=color, alpha=0.55)
         axes.plot(values, [place] * len(values), "o", ms=5, color=color, mec="black", mew=0.6)
-    axes.set_yticks(range(len(accuracies)), accuracies)
-    axes.axvline(0.1, color="black", ls=":", lw=1)
-    axes.text(0.105, len(accuracies) - 0.55, "chance", fontsize=8, va="bottom")
-    axes.set(xlabel="share of digits recognised", xlim=(0, 1), ylim=(len(accuracies), -0.7))
+    axes.set_yticks(range(len(results)), results)
+    axes.axvline(mark[0], color="black", ls=":", lw=1)
+    axes.text(mark[0] + limit / 200, -0.45, mark[1], fontsize=8, va="bottom")
+    axes.set(xlabel=label, xlim=(0, limit), ylim=(len(results) - 0.4, -0.9))
     return figure
 
 
