@@ -11,7 +11,6 @@ S keys, D head width.
 
 from collections.abc import Callable
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from companion.flash.checks import (
     check_flag,
     check_width,
     checked_scale,
+    without_autocast,
 )
 from companion.flash.masks import Window, resolve_window
 from companion.flash.naive import naive_forward
@@ -111,7 +111,7 @@ def _forward(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     run, _ = _passes(backend)
-    with torch.autocast(q.device.type, enabled=False):  # the tiles choose their own precision
+    with without_autocast(q):  # the tiles choose their own precision
         out, lse = run(q, k, v, window=Window(left, right), scale=scale)
     return out.contiguous(), lse.contiguous()
 
@@ -130,7 +130,7 @@ def _backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     _, run = _passes(backend)
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q):
         dq, dk, dv = run(
             grad_out, grad_lse, q, k, v, out, lse, window=Window(left, right), scale=scale
         )

@@ -5,6 +5,7 @@ lengths) are made where the numbers are first used, so that ``torch.compile`` ca
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 
 import torch
@@ -22,6 +23,7 @@ __all__ = [
     "checked_offsets",
     "checked_scale",
     "wide_dtype",
+    "without_autocast",
 ]
 
 # The kernels multiply tiles of at least 16 columns, and keep one row of D numbers on the chip.
@@ -178,6 +180,17 @@ def autocasted(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(
         x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in tensors
     )
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Autocast off on the tensor's device; nothing to enter where it is off already.
+
+    As in ``companion.training.precision``, which needs more packages than this chapter does.
+    """
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
 
 
 def _shown(x: Tensor) -> str:

@@ -25,6 +25,7 @@ from companion.flash.checks import (
     checked_lengths,
     checked_scale,
     wide_dtype,
+    without_autocast,
 )
 from companion.flash.merging import merge_partials
 from companion.flash.triton.tuning import decode_splits
@@ -128,14 +129,14 @@ def _decode_op(
 ) -> tuple[Tensor, Tensor]:
     if lengths is not None:
         lengths = checked_lengths(lengths, k_cache.shape[2]).to(q.device)
-    with torch.autocast(q.device.type, enabled=False):
-        if backend == "triton":
-            from companion.flash.triton.launch import triton_decode
+    if backend == "triton":
+        from companion.flash.triton.launch import triton_decode, triton_merge
 
-            partials = triton_decode(q, k_cache, v_cache, lengths, splits=splits, scale=scale)
-        else:
-            partials = _partials(q, k_cache, v_cache, lengths, splits=splits, scale=scale)
-        out, lse = merge_partials(*partials)
+        parts = triton_decode(q, k_cache, v_cache, lengths, splits=splits, scale=scale)
+        return triton_merge(*parts, q.dtype)
+    with without_autocast(q):
+        parts = _partials(q, k_cache, v_cache, lengths, splits=splits, scale=scale)
+        out, lse = merge_partials(*parts)
     return out.to(q.dtype), lse
 
 

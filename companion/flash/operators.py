@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 from torch.library import custom_op
 
 from companion.flash.checks import wide_dtype
@@ -55,10 +55,19 @@ def attention_operator(
     backward_op.register_autograd(_refuse_second_derivative)
     forward_op.register_vmap(_folding(forward_op, fold_dim))
     backward_op.register_vmap(_folding(backward_op, fold_dim))
-    function = attention_function(name, forward, backward, fold_dim=fold_dim)
+    function, second = _functions(name, forward, backward, fold_dim)
+    plain = _plain_function(name, forward, backward, second)
 
     def call(*args: Any) -> tuple[Tensor, Tensor]:
-        return forward_op(*args) if torch.compiler.is_compiling() else function.apply(*args)
+        if torch.compiler.is_compiling():
+            return forward_op(*args)
+        # What torch.func and forward mode need costs a call more than a small attention takes.
+        if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+            return function.apply(*args)
+        q, k, v, *_ = args
+        if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+            return plain.apply(*args)
+        return forward(*args)
 
     return call
 
@@ -75,6 +84,12 @@ def attention_function(
         forward, backward, fold_dim: As in ``attention_operator``, but with settings of any number
             and kind after the tensors.
     """
+    return _functions(name, forward, backward, fold_dim)[0]
+
+
+def _functions(
+    name: str, forward: Callable, backward: Callable, fold_dim: int
+) -> tuple[type[Function], type[Function]]:
     title = name.title().replace("_", "")
     backward_members = {"forward": backward, "setup_context": _save_nothing}
     backward_members |= {"backward": _refuse_second_derivative, "jvp": _refuse_forward_mode}
@@ -84,7 +99,25 @@ def attention_function(
     forward_members |= {"backward": _gradients(second.apply), "jvp": _refuse_forward_mode}
     forward_members["vmap"] = _folding(lambda *args: first.apply(*args), fold_dim)
     first = _function(title, forward_members)
-    return first
+    return first, second
+
+
+def _plain_function(
+    name: str, forward: Callable, backward: Callable, second: type[Function]
+) -> type[Function]:
+    """The same for eager autograd alone; the backward pass is a Function only if it is recorded."""
+
+    def run(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
+        output = forward(*args)
+        _save(ctx, args, output)
+        return output
+
+    def run_backward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return second.apply(*args) if torch.is_grad_enabled() else backward(*args)
+
+    members = {"forward": run, "backward": _gradients(run_backward)}
+    title = name.title().replace("_", "") + "Plain"
+    return type(title, (Function,), {key: staticmethod(value) for key, value in members.items()})
 
 
 def _function(name: str, members: dict[str, Callable]) -> type[Function]:

@@ -1,11 +1,16 @@
 """``tiled_attention``: the tiled passes as one function that autograd knows."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from companion.checks import check_count
-from companion.flash.checks import autocasted, check_attention, check_flag, checked_scale
+from companion.flash.checks import (
+    autocasted,
+    check_attention,
+    check_flag,
+    checked_scale,
+    without_autocast,
+)
 from companion.flash.masks import Window, resolve_window
 from companion.flash.operators import attention_function
 from companion.flash.tiled import tiled_backward, tiled_forward
@@ -81,7 +86,7 @@ def _forward(
     key_tile: int | None,
 ) -> tuple[Tensor, Tensor]:
     tiles = {"query_tile": query_tile, "key_tile": key_tile}
-    with torch.autocast(q.device.type, enabled=False):  # the tiles choose their own precision
+    with without_autocast(q):  # the tiles choose their own precision
         return tiled_forward(q, k, v, window=Window(left, right), scale=scale, **tiles)
 
 
@@ -101,7 +106,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     tensors = (grad_out, grad_lse, q, k, v, out, lse)
     tiles = {"query_tile": query_tile, "key_tile": key_tile}
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q):
         return tiled_backward(*tensors, window=Window(left, right), scale=scale, **tiles)
 
 

@@ -25,6 +25,7 @@ from companion.flash.checks import (
     checked_offsets,
     checked_scale,
     wide_dtype,
+    without_autocast,
 )
 from companion.flash.masks import Window, resolve_window
 from companion.flash.naive import naive_forward
@@ -137,7 +138,7 @@ def _forward(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     settings = {"window": Window(left, right), "scale": scale}
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q):
         if backend == "triton":
             from companion.flash.triton.launch import triton_varlen_forward
 
@@ -178,7 +179,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     settings = {"window": Window(left, right), "scale": scale}
     tensors = (grad_out, grad_lse, q, k, v, out, lse)
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q):
         if backend == "triton":
             from companion.flash.triton.launch import triton_varlen_backward
 

@@ -50,7 +50,8 @@ def compiled_kernels(
     out, lse = triton_attention.triton_forward(q, k, v, **setting)
     triton_attention.triton_backward(out, lse, q, k, v, out, lse, **setting)
     lengths = torch.zeros(2, dtype=torch.int32)
-    triton_attention.triton_decode(q[:, :, 0], k, v, lengths, splits=4, scale=0.125)
+    parts = triton_attention.triton_decode(q[:, :, 0], k, v, lengths, splits=4, scale=0.125)
+    triton_attention.triton_merge(*parts, dtype)
     return compiled
 
 

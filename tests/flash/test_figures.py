@@ -23,7 +23,10 @@ from companion.flash.study.figures import (
     tile_kinds,
 )
 from companion.flash.study.row_by_tiles import RowByTiles
+from companion.flash.study.schematics import draw_memories, draw_owners
 from companion.measure.roofline import Ceilings
+
+MIB = 2**20
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -144,12 +147,32 @@ def test_roofline_has_a_ridge_and_points():
     assert roof[2, 1] == pytest.approx(100)
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels == ["a", "b"]
+    assert [t.get_text() for t in axes.texts] == ["roof: 100", "slope:\n20 GB/s", "ridge: 5"]
     marks = [line.get_xydata().tolist() for line in axes.lines if line.get_label() in labels]
     assert marks == [[[1, pytest.approx(15)]], [[50, pytest.approx(60)]]]
 
 
-def test_time_against_bytes_in_mb_and_ms():
-    (axes,) = draw_time_against_bytes({"naive": [(2e6, 0.5), (8e6, 2.0)]}).axes
+def test_time_against_bytes_in_mib_and_ms():
+    pairs = {"naive": [(2 * MIB, 0.5), (8 * MIB, 2.0)], "reused": [(2 * MIB, 0.4), (8 * MIB, 1.0)]}
+    (axes,) = draw_time_against_bytes([256, 512], pairs).axes
     assert axes.lines[0].get_xydata().tolist() == [[2, 500], [8, 2000]]
-    assert re.search(r"\(MB\)", axes.get_xlabel())
+    assert [text.get_text() for text in axes.texts] == ["256", "512"]  # once for both
+    assert [text.xy for text in axes.texts] == [(2, 500), (8, 2000)]
+    assert re.search(r"\(MiB\)", axes.get_xlabel())
     assert re.search(r"\(ms\)", axes.get_ylabel())
+    axes.figure.draw_without_rendering()
+    ticks = [label.get_text() for label in axes.get_xticklabels()]
+    assert {"2", "5"} < set(ticks)
+
+
+def test_schematics_mark_one_tile_of_each():
+    (axes,) = draw_memories(tiles=3).axes
+    names = [text.get_text() for text in axes.texts]
+    assert {"Q", "K", "V", "O", "ℓ", "scores", "u", "m", "d"} < set(names)
+    assert (
+        len(axes.patches) == 2 + 5 * 3 + 7 + 3
+    )  # two memories, tiles, what the chip holds, arrows
+    for panel, along in zip(draw_owners(tiles=3).axes, ("y", "x"), strict=True):
+        colours = [patch.get_facecolor() for patch in panel.patches[:9]]
+        marked = [patch for patch in panel.patches[:9] if colours.count(patch.get_facecolor()) == 3]
+        assert [getattr(patch, f"get_{along}")() for patch in marked] == [1, 1, 1]

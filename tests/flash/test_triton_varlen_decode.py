@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from companion.flash import merge_partials
 from tests.flash.triton_cases import Problem, assert_right, strided
 
 pytest.importorskip("triton")
@@ -12,6 +13,7 @@ pytest.importorskip("triton")
 from companion.flash.triton import launch as triton_attention
 from companion.flash.triton.launch import (
     triton_decode,
+    triton_merge,
     triton_varlen_backward,
     triton_varlen_forward,
 )
@@ -144,3 +146,23 @@ def test_decoding_without_lengths_reads_the_whole_cache(device, dtype):
     full = torch.tensor([35, 35], device=device)
     for a, b in zip(*(decoded(q[:, :, 0], k, v, n, 2, 0.3) for n in (None, full)), strict=True):
         assert torch.equal(a, b)
+
+
+@on_targets
+@pytest.mark.parametrize("parts", [1, 3, 16, 37])
+def test_parts_are_merged_in_one_launch(device, dtype, parts):
+    """As by ``merge_partials`` in float64; a part that saw nothing is not read, be it NaN."""
+    generator = torch.Generator().manual_seed(parts)
+    outs = torch.randn(parts, 2, 3, 40, generator=generator)
+    lses = 20 * torch.randn(parts, 2, 3, generator=generator)
+    lses[0, 0, 0] = lses[:, 1, 2] = -math.inf
+    outs[lses == -math.inf] = math.nan
+    expected, expected_lse = merge_partials(outs.double(), lses.double())
+    out, lse = triton_merge(outs.to(device), lses.to(device), dtype)
+    assert (out.dtype, lse.dtype) == (dtype, torch.float32)
+    assert out[1, 2].eq(0).all()
+    assert lse[1, 2] == -math.inf
+    # Weighted means of numbers below 5, rounded once to the dtype; exp of differences up to 100.
+    bound = 5 * (torch.finfo(dtype).eps + 100 * torch.finfo(torch.float32).eps)
+    torch.testing.assert_close(out.cpu().double(), expected, atol=bound, rtol=0)
+    torch.testing.assert_close(lse.cpu().double(), expected_lse, atol=1e-5, rtol=1e-6)

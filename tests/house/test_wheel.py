@@ -40,6 +40,7 @@ NEED_MORE = {
     "companion.explore": "ipywidgets",
     "companion.flash.study.figures": "matplotlib",
     "companion.flash.study.row_by_tiles": "matplotlib",
+    "companion.flash.study.schematics": "matplotlib",
     "companion.gan.study.figures": "matplotlib",
     "companion.gan.study.line_game": "matplotlib",
     "companion.gan.study.ring_frames": "matplotlib",

@@ -3,6 +3,7 @@
 Chapter: course/09_flash.ipynb.  Dimension key: S keys of one row, T queries.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -14,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from torch import Tensor
 
 from companion.flash.masks import Window, visible_TS
@@ -107,17 +108,17 @@ def describe_tile_map(kinds: Int[Tensor, "rows columns"]) -> str:
 def draw_growth(
     lengths: Sequence[int],
     seconds: Mapping[str, Sequence[float]],
-    megabytes: Mapping[str, Sequence[float]],
+    mebibytes: Mapping[str, Sequence[float]],
 ) -> Figure:
     """Time and peak memory against the length, both axes logarithmic.
 
     Args:
         lengths: Tokens.
         seconds: Name of an implementation → time at each length.
-        megabytes: The same names → peak memory at each length, in MB of 10⁶ bytes.
+        mebibytes: The same names → peak memory at each length, in MiB.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.2, 3.4), layout="constrained")
-    panels = ((left, seconds, "time (s)"), (right, megabytes, "peak memory (MB)"))
+    panels = ((left, seconds, "time (s)"), (right, mebibytes, "peak memory (MiB)"))
     for axes, series, label in panels:
         for index, (name, values) in enumerate(series.items()):
             axes.plot(lengths, values, f"{MARKERS[index]}-", color=PALETTE[index], label=name)
@@ -161,33 +162,58 @@ def draw_roofline(ceilings: Ceilings, points: Mapping[str, tuple[float, float]])
     xs = np.array([low, ceilings.ridge, high])
     axes.plot(xs, [attainable_flops(x, ceilings) / 1e9 for x in xs], color="black", lw=1.5)
     axes.axvline(ceilings.ridge, color=GREY, ls=":", lw=1)
+    roof, bottom = ceilings.flops_per_s / 1e9, attainable_flops(low, ceilings) / 1e9
+    bottom = min([bottom, *(reached / 1e9 for _, reached in points.values())]) / 2
+    beside = {"fontsize": "small", "textcoords": "offset points", "color": GREY}
+    axes.annotate(f"roof: {roof:.0f}", (high, roof), xytext=(-2, 4), ha="right", **beside)
+    middle = math.sqrt(low * ceilings.ridge)
+    words, height = f"slope:\n{ceilings.bytes_per_s / 1e9:.0f} GB/s", middle / ceilings.ridge * roof
+    axes.annotate(words, (middle, height), xytext=(-6, 0), ha="right", **beside)
+    words = f"ridge: {ceilings.ridge:.0f}"
+    axes.annotate(words, (ceilings.ridge, bottom), xytext=(4, 5), ha="left", **beside)
     for index, (name, (intensity, reached)) in enumerate(points.items()):
         color, marker = PALETTE[index], MARKERS[index]
         axes.plot(intensity, reached / 1e9, marker, color=color, ms=8, label=name)
-        roof = attainable_flops(intensity, ceilings) / 1e9
-        axes.plot([intensity] * 2, [reached / 1e9, roof], ":", color=color, lw=1)
+        above = attainable_flops(intensity, ceilings) / 1e9
+        axes.plot([intensity] * 2, [reached / 1e9, above], ":", color=color, lw=1)
     axes.set(xscale="log", yscale="log", xlabel="intensity (operations per byte)")
-    axes.set_ylabel("10⁹ operations per second")
+    axes.set(ylabel="10⁹ operations per second", ylim=(bottom, 2 * roof))
+    _plain_ticks(axes)
     axes.legend(frameon=False, loc="lower right")
     return figure
 
 
-def draw_time_against_bytes(series: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
+def draw_time_against_bytes(
+    lengths: Sequence[int], series: Mapping[str, Sequence[tuple[float, float]]]
+) -> Figure:
     """Measured time against counted traffic, one point for each length.
 
     Args:
+        lengths: N of each point, written beside it.
         series: Name of an algorithm → (bytes of ``hbm_bytes``, seconds) for each length.
     """
-    figure, axes = plt.subplots(figsize=(5.4, 3.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.0, 3.8), layout="constrained")
+    named: set[float] = set()
     for index, (name, pairs) in enumerate(series.items()):
-        moved, seconds = zip(*pairs, strict=True)
-        axes.plot(
-            [x / 1e6 for x in moved],
-            [1e3 * s for s in seconds],
-            f"{MARKERS[index]}-",
-            color=PALETTE[index],
-            label=name,
-        )
-    axes.set(xscale="log", yscale="log", xlabel="bytes moved, counted (MB)", ylabel="time (ms)")
+        moved = [x / 2**20 for x, _ in pairs]
+        times = [1e3 * seconds for _, seconds in pairs]
+        axes.plot(moved, times, f"{MARKERS[index]}-", color=PALETTE[index], label=name)
+        for at in zip(lengths, moved, times, strict=True):
+            if at[1] not in named:  # an algorithm that moves the same has its N beside the first
+                style = {"fontsize": "x-small", "textcoords": "offset points", "ha": "right"}
+                axes.annotate(f"{at[0]}", at[1:], xytext=(-7, 3), **style)
+        named.update(moved)
+    axes.set(xscale="log", yscale="log", xlabel="bytes moved, counted (MiB)", ylabel="time (ms)")
+    axes.margins(0.12)
+    _plain_ticks(axes)
     axes.legend(frameon=False)
     return figure
+
+
+def _plain_ticks(axes: Axes) -> None:
+    """100 and not 10²; over few powers of ten also at 2 and 5 times each."""
+    for axis in (axes.xaxis, axes.yaxis):
+        low, high = axis.get_view_interval()
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())

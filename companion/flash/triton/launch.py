@@ -24,6 +24,7 @@ from companion.flash.masks import Window
 from companion.flash.triton.kernels.backward import delta_kernel, dkdv_kernel, dq_kernel
 from companion.flash.triton.kernels.decode import decode_kernel
 from companion.flash.triton.kernels.forward import forward_kernel
+from companion.flash.triton.kernels.merge import merge_kernel
 from companion.flash.triton.tuning import Generation, Pass, generation_of, tile_for
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "triton_backward",
     "triton_decode",
     "triton_forward",
+    "triton_merge",
     "triton_varlen_backward",
     "triton_varlen_forward",
 ]
@@ -167,7 +169,7 @@ def triton_decode(
 ) -> tuple[Float[Tensor, "P B H D"], Float[Tensor, "P B H"]]:
     """Partial outputs and log-sum-exps, both float32, of each of P = ``splits`` parts of the keys.
 
-    Merge them with ``companion.flash.merge_partials``. What lies beyond ``lengths`` is not read;
+    Merge them with ``triton_merge``. What lies beyond ``lengths`` is not read;
     None means that the whole cache is valid.
     """
     check_device(q)
@@ -178,12 +180,32 @@ def triton_decode(
     q_BGMD = q.unflatten(1, (key_heads, group))
     lengths = None if lengths is None else lengths.contiguous()
     settings = _settings("decode", q)
-    settings["BLOCK_M"] = max(settings["BLOCK_M"], triton.next_power_of_2(group))
+    block_m = max(settings["BLOCK_M"], triton.next_power_of_2(group))
+    settings = settings | {"BLOCK_M": block_m}
     tensors = (q_BGMD, k_cache, v_cache, out, lse)
     strides = [x.stride() for x in tensors]
     _launch(
         decode_kernel, splits * batch * key_heads, q, *tensors, lengths, *strides,
         k_cache.shape[2], splits, key_heads, group, scale * LOG2E, width, **settings,
+    )  # fmt: skip
+    return out, lse
+
+
+def triton_merge(
+    outs: Float[Tensor, "P B H D"], lses: Float[Tensor, "P B H"], dtype: torch.dtype
+) -> tuple[Float[Tensor, "B H D"], Float[Tensor, "B H"]]:
+    """``companion.flash.merge_partials`` of what ``triton_decode`` gives, in one launch.
+
+    Args:
+        outs, lses: Contiguous, float32. The output of a part whose log-sum-exp is −inf is not read.
+        dtype: Of the output; the log-sum-exp stays float32.
+    """
+    parts, *rows, width = outs.shape
+    out = torch.empty(*rows, width, dtype=dtype, device=outs.device)
+    lse = torch.empty(rows, dtype=torch.float32, device=outs.device)
+    _launch(
+        merge_kernel, lse.numel(), outs, outs, lses, out, lse, lse.numel(), parts,
+        width, BLOCK_D=_padded(width), BLOCK_P=16,
     )  # fmt: skip
     return out, lse
 
@@ -300,9 +322,15 @@ def _launch(
 
 
 def _settings(pass_: Pass, q: Tensor) -> dict[str, Any]:
-    """Everything that a kernel is compiled for, by the names of its arguments."""
-    width = q.shape[-1]
-    tile = tile_for(pass_, width, q.element_size(), _generation(q))
+    """Everything that a kernel is compiled for, by the names of its arguments; read-only."""
+    return _settings_of(pass_, q.shape[-1], q.element_size(), _generation(q))
+
+
+@functools.cache
+def _settings_of(
+    pass_: Pass, width: int, element_bytes: int, generation: Generation | None
+) -> dict[str, Any]:
+    tile = tile_for(pass_, width, element_bytes, generation)
     return {
         "BLOCK_D": _padded(width),
         "BLOCK_M": tile.block_m,
