@@ -7,14 +7,23 @@ and SHA-256 of each. A folder that does not match its manifest counts as absent.
 import hashlib
 import json
 import os
+import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: what a killed build left stays there
+    fcntl = None
 
 __all__ = ["built_folder", "cache_root"]
 
 _MANIFEST = "manifest.json"
+_YOUNG_S = 60  # a build this young may not have locked its folder yet
 
 
 def cache_root() -> Path:
@@ -39,7 +48,8 @@ def cache_root() -> Path:
 def built_folder(name: str, source: Mapping[str, object], build: Callable[[Path], None]) -> Path:
     """The folder ``name`` of the cache, built first if it is absent, damaged or out of date.
 
-    Two processes may ask at once: each builds in a folder of its own, and one is kept.
+    Two processes may ask at once: each builds in a folder of its own, and one is kept. What a
+    killed build left behind goes at the next one.
 
     Args:
         name: Folder name below ``cache_root()``.
@@ -54,18 +64,55 @@ def built_folder(name: str, source: Mapping[str, object], build: Callable[[Path]
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{name}.building.") as scratch:
-            fresh = Path(scratch) / "fresh"
+        _remove_the_rest_of_killed_builds(folder)
+        with _scratch(folder) as scratch:
+            fresh = scratch / "fresh"
             fresh.mkdir()
             build(fresh)
             _write_manifest(fresh, source)
-            _replace(folder, fresh, Path(scratch) / "old", source)
+            _replace(folder, fresh, scratch / "old", source)
     except OSError as error:
         raise OSError(
             f"cannot write the cache {folder}: {error}; free some space, or set COMPANION_CACHE "
             "to a folder with room"
         ) from error
     return folder
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder beside ``folder``, locked while it is in use: the system frees it with us."""
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.building.") as name:
+        lock = _locked(Path(name))
+        try:
+            yield Path(name)
+        finally:
+            if lock is not None:
+                os.close(lock)
+
+
+def _remove_the_rest_of_killed_builds(folder: Path) -> None:
+    for rest in folder.parent.glob(f"{folder.name}.building.*"):
+        try:
+            lock = _locked(rest) if time.time() - rest.stat().st_mtime > _YOUNG_S else None
+        except OSError:  # its own process has just removed it
+            continue
+        if lock is not None:
+            shutil.rmtree(rest, ignore_errors=True)
+            os.close(lock)
+
+
+def _locked(folder: Path) -> int | None:
+    """A descriptor that holds the folder's lock, or None: another process has it."""
+    if fcntl is None:
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _replace(folder: Path, fresh: Path, old: Path, source: Mapping[str, object]) -> None:

@@ -1,14 +1,18 @@
 """A nested state, written to one file in one stroke and read back bit for bit.
 
-The file is safetensors: tensors as tensors, everything else as JSON in its header. Nothing is
-pickled, so opening a stranger's checkpoint runs none of the stranger's code.
+The file is safetensors: tensors as tensors, everything else as JSON in its header, and a SHA-256 of
+all of it, so that no damaged bit goes unnoticed. Nothing is pickled, so opening a stranger's
+checkpoint runs none of the stranger's code.
 """
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -18,7 +22,7 @@ from companion.training.whole_file import write_whole
 __all__ = ["check_writable", "read_checkpoint", "write_checkpoint"]
 
 _FORMAT = "companion checkpoint"
-_VERSION = "1"
+_VERSION = "2"
 
 
 def write_checkpoint(path: Path | str, tree: Any) -> None:
@@ -33,9 +37,10 @@ def write_checkpoint(path: Path | str, tree: Any) -> None:
 
     Raises:
         TypeError: If a leaf or key is of another type; the message says where it stands.
+        OSError: If it cannot be written; the old file is whole then.
 
     Example:
-        >>> import tempfile, torch
+        >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "run.safetensors"
         >>> write_checkpoint(path, {"step": 3, "betas": (0.9, 0.999), "w": torch.ones(2)})
         >>> read_checkpoint(path)
@@ -48,8 +53,12 @@ def write_checkpoint(path: Path | str, tree: Any) -> None:
         "version": _VERSION,
         "tree": json.dumps(_encode(tree, (), tensors)),
     }
+    header["sha256"] = _digest(header["tree"], tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, lambda partial: save_file(tensors, partial, metadata=header))
+    try:
+        write_whole(path, lambda partial: save_file(tensors, partial, metadata=header))
+    except (SafetensorError, OSError) as error:  # safetensors has its own word for a full disk
+        raise OSError(f"cannot write the checkpoint {path}: {error}") from error
 
 
 def check_writable(tree: Any) -> None:
@@ -66,12 +75,16 @@ def read_checkpoint(path: Path | str) -> Any:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is cut short, is no checkpoint, or has another version.
+        ValueError: If the file is cut short or damaged in any bit, is no checkpoint, or has another
+            version; the message says which file.
     """
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Before a copy: that makes 1 of any byte of a bool that is not 0.
+            digest = _digest(header.get("tree", ""), tensors)
+            tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     except FileNotFoundError:
         raise
     except (SafetensorError, OSError, ValueError) as error:
@@ -80,11 +93,25 @@ def read_checkpoint(path: Path | str) -> Any:
         ) from error
     if header.get("format") != _FORMAT:
         raise ValueError(f"expected a {_FORMAT} in {path}, got another safetensors file")
-    if header["version"] != _VERSION:
+    if header.get("version") != _VERSION:
         raise ValueError(
-            f"expected version {_VERSION} of the {_FORMAT} in {path}, got {header['version']}"
+            f"expected version {_VERSION} of the {_FORMAT} in {path}, got {header.get('version')}"
+        )
+    if header.get("sha256") != digest:
+        raise ValueError(
+            f"expected a whole checkpoint in {path}, got a damaged file (its SHA-256 does not fit)"
         )
     return _decode(json.loads(header["tree"]), tensors)
+
+
+def _digest(tree: str, tensors: Mapping[str, Tensor]) -> str:
+    """Of the tree's JSON and of each tensor's name, dtype, shape and bytes."""
+    digest = hashlib.sha256(tree.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _encode(node: Any, where: tuple, tensors: dict[str, Tensor] | None) -> Any:

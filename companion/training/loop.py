@@ -2,7 +2,8 @@
 
 import copy
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from companion.training.checkpoints import check_writable, read_checkpoint, write_checkpoint
+from companion.training.whole_file import drop_partial, sole_writer
 
 __all__ = ["Measures", "Stateful", "fit"]
 
@@ -68,6 +70,7 @@ def fit(
         ValueError: If the checkpoint is damaged, of another version, or of another run: another
             shape, another name, more steps. Nothing has been changed then.
         TypeError: If ``state`` holds what a checkpoint cannot; no step has been taken then.
+        OSError: If the checkpoint cannot be written, or another run that writes it has not ended.
 
     Example:
         >>> w = torch.nn.Parameter(torch.tensor(4.0))
@@ -90,7 +93,10 @@ def fit(
         run.load(checkpoint, steps=steps)
     if checkpoint is not None:  # in every process: a sharded state is gathered from all of them
         check_writable(run.snapshot())
-    with tqdm(total=steps, initial=run.done, disable=not progress) as bar:
+    with (
+        _alone(checkpoint if save else None),
+        tqdm(total=steps, initial=run.done, disable=not progress) as bar,
+    ):
         for i in range(run.done, steps):
             run.record(step(i))
             if bar.update():
@@ -99,6 +105,19 @@ def fit(
             if checkpoint is not None and save and due:
                 run.save(checkpoint)
     return run.measured()
+
+
+@contextmanager
+def _alone(checkpoint: Path | str | None) -> Iterator[None]:
+    """The only run that writes this file, without the rest of one that was killed while it did."""
+    if checkpoint is None:
+        yield
+        return
+    path = Path(checkpoint)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with sole_writer(path):
+        drop_partial(path)
+        yield
 
 
 class _Run:

@@ -183,3 +183,34 @@ def test_place_follows_the_platform(monkeypatch, tmp_path, platform, variable, e
     if variable:
         monkeypatch.setenv(variable, str(chosen))
     assert cache_root() == Path(expected.format(home=home, set=chosen))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks and SIGKILL are POSIX")
+def test_the_next_build_removes_what_a_killed_one_left_and_spares_a_running_one(build):
+    """A folder of building is a rest if nobody holds it, and not just made."""
+    code = """
+import os, signal, sys, time
+from companion.data.cache import built_folder
+def build(folder):
+    (folder / "weights.bin").write_bytes(b"half")
+    if sys.argv[1] == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    print("building", flush=True)
+    time.sleep(600)
+built_folder("model", {"layout": 1, "file": "x.gguf"}, build)
+"""
+    command = [sys.executable, "-c", code]
+    assert subprocess.run([*command, "die"], timeout=250, check=False).returncode != 0
+    (rest,) = cache_root().iterdir()
+    with subprocess.Popen([*command, "wait"], stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout.readline() == "building\n"
+        (other,) = set(cache_root().iterdir()) - {rest}
+        for folder in (rest, other):
+            os.utime(folder, (0, 0))
+        built_folder("model", SOURCE, build)
+        assert {path.name for path in cache_root().iterdir()} == {"model", other.name}
+        running.kill()
+    young = cache_root() / "model.building.young"
+    young.mkdir()
+    built_folder("model", {"layout": 2}, build)
+    assert young.exists()

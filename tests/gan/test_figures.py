@@ -69,9 +69,15 @@ def test_rings_hide_panels_without_a_cloud():
 
 
 def test_grid_has_a_row_for_each_name():
-    grid = draw_class_grid({"3": torch.zeros(2, 1, 4, 4), "5": torch.ones(1, 1, 4, 4)}).axes
-    assert [text.get_text() for axes in grid for text in axes.texts] == ["3", "5"]
-    assert [len(axes.images) for axes in grid] == [1, 1, 1, 0]
+    first, second = torch.zeros(2, 1, 3, 4), torch.ones(1, 1, 3, 4)
+    (axes,) = draw_class_grid({"3": first, "5": second}).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["3", "5"]
+    assert axes.get_yticks().tolist() == [1, 5]  # the middles of three pixels, with one between
+    sheet = axes.images[0].get_array()
+    assert sheet.shape == (8, 10)
+    assert (sheet == 0).sum() == 24
+    assert (sheet[4:7, :4] == 1).all()
+    assert (sheet == 1).sum() == 12
 
 
 def test_two_densities_by_hand():
@@ -108,6 +114,15 @@ def test_field_sends_points_up_the_logit():
     assert shades[60, 60] == pytest.approx(0.5)  # x = 0
     assert shades[0, -1] > 0.99
     assert [circle.center for circle in axes.patches] == [(1.0, 0.0), (0.0, 2.0)]
+
+
+def test_field_fills_rows_with_labels_at_the_edge():
+    cloud = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    panels = {name: (lambda x: x[:, 0], cloud) for name in "abcdef"}
+    *axes, _ = draw_field(panels, cloud, radius=0.5, columns=3).axes  # and the colour bar
+    assert [panel.get_title() for panel in axes] == list("abcdef")
+    assert [bool(panel.get_ylabel()) for panel in axes] == [True, False, False] * 2
+    assert [bool(panel.get_xlabel()) for panel in axes] == [False] * 3 + [True] * 3
 
 
 def test_games_are_thin_and_their_mean_is_thick():

@@ -112,7 +112,7 @@ def test_the_old_file_stays_while_the_new_one_is_written(path, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr("companion.training.checkpoints.save_file", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=f"cannot write the checkpoint {path}: No space left"):
         write_checkpoint(path, {"n": 2})
     monkeypatch.undo()
     assert read_checkpoint(path) == {"n": 1}
@@ -136,7 +136,7 @@ def test_another_version_is_named(path):
     with safe_open(path, framework="pt") as file:
         header = file.metadata()
     save_file({"t": torch.ones(1)}, path, metadata=header | {"version": "9"})
-    with pytest.raises(ValueError, match=r"expected version 1 of .* got 9"):
+    with pytest.raises(ValueError, match=r"expected version 2 of .* got 9"):
         read_checkpoint(path)
 
 
@@ -148,4 +148,27 @@ def test_a_strangers_file_is_named(path, tmp_path):
 
 def test_a_missing_file_is_a_missing_file(path):
     with pytest.raises(FileNotFoundError):
+        read_checkpoint(path)
+
+
+def test_every_flipped_bit_is_noticed(path):
+    """Of the whole file: header, padding, tree and tensors."""
+    tree = {"é": torch.arange(2.0), "b": torch.tensor(True)}
+    write_checkpoint(path, tree)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        for bit in range(8):
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << bit
+            path.write_bytes(damaged)
+            with pytest.raises(ValueError, match=f"in {path}"):
+                read_checkpoint(path)
+
+
+def test_a_tensor_that_took_another_ones_place_is_noticed(path):
+    write_checkpoint(path, {"a": torch.zeros(2), "b": torch.ones(2)})
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    save_file({"a": torch.ones(2), "b": torch.zeros(2)}, path, metadata=header)
+    with pytest.raises(ValueError, match="SHA-256 does not fit"):
         read_checkpoint(path)

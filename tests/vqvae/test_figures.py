@@ -47,19 +47,26 @@ def test_vqvae_names_its_parts_and_whom_each_gradient_reaches():
 def test_cells_have_walls_and_unused_codes_are_crosses():
     """Between (0, 1) and (1, 0.5) lies y = 2x − 1/4: no mirror image of it does."""
     codes = torch.tensor([[0.0, 1.0], [1.0, 0.5], [9.0, 9.0]])
-    figure = draw_cells({"a": codes, "b": codes[:1]}, codes[:2], labels=("red", "blue"))
+    figure = draw_cells({"a": codes, "b": codes[:1]}, codes[:2], labels=("red", "blue"), zoom=0.2)
     first, second = figure.axes
     assert (first.get_title(), second.get_title()) == ("a", "b")
     assert (first.get_xlabel(), first.get_ylabel(), second.get_xlabel()) == ("red", "blue", "red")
-    points, used, unused = (part.get_offsets().tolist() for part in first.collections)
-    assert (points, used, unused) == (codes[:2].tolist(), codes[:2].tolist(), codes[2:].tolist())
-    assert [text.get_text() for text in first.get_legend().texts] == ["used code", "unused code"]
-    (image,) = first.images
-    assert (image.origin, image.get_extent()) == ("lower", [-0.05, 1.05, -0.05, 1.05])
-    rows, columns = image.get_array()[..., 3].nonzero()
-    x, y = ((cells + 0.5) / 220 * 1.1 - 0.05 for cells in (columns, rows))
-    assert abs(y - (2 * x - 0.25)).max() < 0.03
-    assert len(x) >= 220
+    (corner,) = first.child_axes
+    for axes, low, high, side in ((first, -0.15, 1.05, 220), (corner, -0.2, 0.2, 100)):
+        points, used, unused = (part.get_offsets().tolist() for part in axes.collections)
+        assert points == used == codes[:2].tolist()
+        assert unused == codes[2:].tolist()
+        (image,) = axes.images
+        assert (image.origin, image.get_extent()) == ("lower", [low, high, low, high])
+        assert (*axes.get_xlim(), *axes.get_ylim()) == (low, high, low, high)
+        rows, columns = image.get_array()[..., 3].nonzero()
+        x, y = ((cells + 0.5) / side * (high - low) + low for cells in (columns, rows))
+        assert abs(y - (2 * x - 0.25)).max() < 0.03
+        assert len(x) >= side / 2
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.texts] == ["used code", "unused code"]
+    (frame,) = first.patches  # what the corner enlarges
+    assert (*frame.get_xy(), frame.get_width(), frame.get_height()) == (-0.2, -0.2, 0.4, 0.4)
     assert not second.images[0].get_array().any()
 
 
@@ -104,7 +111,8 @@ def test_rates_have_a_curve_for_each_name_and_a_tick_for_each_rate():
     assert [line.get_linestyle() for line in axes.lines] == ["-", "None"]
     assert list(axes.get_xticks()) == [8, 9, 16]
     assert (axes.get_xlim()[0], axes.get_ylim()[0]) == (0, 0)
-    assert list(draw_rates(series, level=0.3).axes[0].lines[-1].get_ydata()) == [0.3, 0.3]
+    dotted = draw_rates(series, levels={"shrunk": 0.3}).axes[0].lines[-1]
+    assert (dotted.get_label(), list(dotted.get_ydata())) == ("shrunk", [0.3, 0.3])
 
 
 def test_cell_training_keeps_what_each_codebook_was_after_those_steps():

@@ -8,7 +8,7 @@ import torch
 
 from companion.data import digits
 from companion.training.checkpoints import read_checkpoint
-from companion.vqvae import train
+from companion.vqvae import rotate_through, straight_through, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -138,3 +138,24 @@ def test_options_that_do_not_fit(arguments, said, tmp_path, capsys):
         run(tmp_path, arguments)
     assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_options_reach_the_quantizer():
+    def built(arguments):
+        options = train._parse(arguments.split())
+        return train._quantizer(options, torch.Generator().manual_seed(0))
+
+    plain = built("")
+    assert (plain.revive_below, plain.through, plain.kmeans_start) == (
+        0.25,
+        straight_through,
+        False,
+    )
+    repaired = built("--revive-below 0.5 --decay 0.9 --kmeans-start --gradient rotation --beta 2")
+    assert (repaired.revive_below, repaired.decay, repaired.beta) == (0.5, 0.9, 2)
+    assert (repaired.through, repaired.kmeans_start) == (rotate_through, True)
+    assert built("--no-revival").revive_below is None
+    learnt = built("--quantizer gradient --codes 7 --dim 3 --gradient rotation")
+    assert (learnt.codebook.shape, learnt.through) == ((7, 3), rotate_through)
+    stages = built("--residual-levels 3 --codes 5").quantizers
+    assert [stage.num_codes for stage in stages] == [5, 5, 5]

@@ -145,6 +145,7 @@ def draw_field(
     *,
     radius: float,
     arrows: int = 60,
+    columns: int | None = None,
 ) -> Figure:
     """Where a discriminator sees real samples, and where its slope sends the generated ones.
 
@@ -153,14 +154,17 @@ def draw_field(
         centers: Of the modes, drawn as circles.
         radius: Of the circles.
         arrows: At how many of the points the direction of the logit's gradient is drawn.
+        columns: Panels in a row; None puts all of them in one.
     """
-    figure, row = plt.subplots(
-        1, len(panels), figsize=(2.7 * len(panels) + 0.9, 3.0), sharey=True,
+    columns = columns or len(panels)
+    rows = -(-len(panels) // columns)
+    figure, places = plt.subplots(
+        rows, columns, figsize=(2.7 * columns + 0.9, 2.7 * rows + 0.3), sharex=True, sharey=True,
         layout="constrained", squeeze=False,
     )  # fmt: skip
     ticks = torch.linspace(-2.9, 2.9, 121)
     grid = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), dim=-1).reshape(-1, 2)
-    for axes, (title, (discriminator, cloud)) in zip(row[0], panels.items(), strict=True):
+    for axes, (title, (discriminator, cloud)) in zip(places.flat, panels.items(), strict=True):
         with torch.no_grad():
             probability = discriminator(grid).sigmoid().reshape(121, 121)
         mesh = axes.pcolormesh(
@@ -175,10 +179,12 @@ def draw_field(
         )
         for center in centers:
             axes.add_patch(Circle(tuple(center.tolist()), radius, fill=False, ec="black", lw=1.2))
-        axes.set(aspect="equal", xlim=(-2.9, 2.9), ylim=(-2.9, 2.9), xlabel="first coordinate")
-        axes.set_title(title)
-    row[0, 0].set_ylabel("second coordinate")
-    figure.colorbar(mesh, ax=row[0].tolist(), label="D: probability of real", shrink=0.85)
+        axes.set(aspect="equal", xlim=(-2.9, 2.9), ylim=(-2.9, 2.9), title=title)
+    for axes in places[-1]:
+        axes.set_xlabel("first coordinate")
+    for axes in places[:, 0]:
+        axes.set_ylabel("second coordinate")
+    figure.colorbar(mesh, ax=places.flatten().tolist(), label="D: probability of real", shrink=0.85)
     return figure
 
 
@@ -209,14 +215,20 @@ def draw_games(
 def draw_class_grid(rows: Mapping[str, Float[Tensor, "N 1 H W"]]) -> Figure:
     """Grey images in [−1, 1], a row for each name."""
     columns = max(len(images) for images in rows.values())
-    figure, grid = plt.subplots(
-        len(rows), columns, figsize=(0.5 * columns + 0.6, 0.52 * len(rows)), squeeze=False
+    height, width = next(iter(rows.values())).shape[2:]
+    down, right = height + 1, width + 1  # one pixel of white between two images
+    sheet = torch.full((down * len(rows), right * columns), -1.0)  # one picture is drawn fast
+    for row, images in enumerate(rows.values()):
+        for column, image in enumerate(images):
+            top, left = down * row, right * column
+            sheet[top : top + height, left : left + width] = image[0]
+    figure, axes = plt.subplots(
+        figsize=(0.5 * columns + 0.6, 0.52 * len(rows)), layout="constrained"
     )
-    for line, (name, images) in zip(grid, rows.items(), strict=True):
-        for axes in line:
-            axes.axis("off")
-        for axes, image in zip(line, images, strict=False):
-            axes.imshow(image[0].cpu().numpy(), cmap="gray_r", vmin=-1, vmax=1)
-        line[0].text(-0.4, 0.5, name, transform=line[0].transAxes, ha="right", va="center")
-    figure.tight_layout(pad=0.2, h_pad=0.2, w_pad=0.2)
+    axes.imshow(sheet.cpu().numpy(), cmap="gray_r", vmin=-1, vmax=1)
+    middles = [down * row + (height - 1) / 2 for row in range(len(rows))]
+    axes.set_yticks(middles, labels=list(rows))
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    sns.despine(figure, left=True, bottom=True)
     return figure

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from torch import Tensor
 
 from companion.vqvae.nearest import nearest_code
@@ -41,7 +41,7 @@ def draw_vqvae() -> Figure:
         "code e\n(nearest to z)": (6.6, 0.0, BLUE),
         "decoder": (8.8, 0.0, GREEN),
         "image x̂": (11.0, 0.0, "white"),
-        "codebook\ne₁ … e_K": (6.6, 1.6, BLUE),
+        "codebook\n$e_1$ … $e_K$": (6.6, 1.6, BLUE),
     }
     for text, (x, y, color) in boxes.items():
         face = color if color == "white" else (*color, 0.35)
@@ -84,30 +84,52 @@ def draw_cells(
     points: Float[Tensor, "N 2"],
     *,
     labels: tuple[str, str],
+    zoom: float = 0.12,
 ) -> Figure:
-    """Cells of each codebook in the unit square, over the points; unused codes are crosses."""
+    """Cells of each codebook in the unit square, over the points; unused codes are crosses.
+
+    The corner that is enlarged at the upper left reaches from −zoom to zoom on both axes.
+    """
     figure, row = plt.subplots(
-        1, len(panels), figsize=(3.6 * len(panels), 3.7), layout="constrained", squeeze=False,
+        1, len(panels), figsize=(3.4 * len(panels), 4.2), layout="constrained", squeeze=False,
         sharex=True, sharey=True,
     )  # fmt: skip
-    side = torch.linspace(-0.05, 1.05, 221)
-    grid = torch.cartesian_prod(side, side).reshape(221, 221, 2)
     for axes, (title, codes) in zip(row[0], panels.items(), strict=True):
-        cells = nearest_code(grid.to(codes.dtype), codes).T
-        walls = (cells[1:, 1:] != cells[1:, :-1]) | (cells[1:, 1:] != cells[:-1, 1:])
-        axes.scatter(*points.T, s=2, color=BLUE, alpha=0.25, lw=0)
-        limits = (-0.05, 1.05, -0.05, 1.05)
-        ink = np.zeros((*walls.shape, 4))
-        ink[..., 3] = 0.55 * walls.numpy()
-        axes.imshow(ink, origin="lower", extent=limits, interpolation="nearest")
-        used = torch.bincount(nearest_code(points, codes), minlength=len(codes)) > 0
-        axes.scatter(*codes[used].T, s=28, color=ORANGE, ec="0.2", lw=0.6, label="used code")
-        axes.scatter(*codes[~used].T, s=30, color="0.2", marker="x", lw=1.2, label="unused code")
-        axes.set(title=title, xlim=limits[:2], ylim=limits[2:], xlabel=labels[0])
-        axes.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal")
+        _cells(axes, codes, points, (-0.15, 1.05))
+        axes.set(title=title, xlabel=labels[0], xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+        corner = axes.inset_axes((0.02, 0.53, 0.45, 0.45))
+        _cells(corner, codes, points, (-zoom, zoom), side=101)
+        corner.set(xticks=[-0.1, 0, 0.1], yticks=[])
+        corner.tick_params(labelsize=7, length=2, pad=1)
+        corner.spines[:].set(color=GREEN, lw=1.5)
+        frame = Rectangle((-zoom, -zoom), 2 * zoom, 2 * zoom, fc="none", ec=GREEN, lw=1.5)
+        axes.add_patch(frame)
     row[0, 0].set_ylabel(labels[1])
-    row[0, 0].legend(loc="upper left", fontsize=8)
+    handles = row[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure
+
+
+def _cells(
+    axes: Axes,
+    codes: Float[Tensor, "K 2"],
+    points: Float[Tensor, "N 2"],
+    limits: tuple[float, float],
+    *,
+    side: int = 221,
+) -> None:
+    places = torch.linspace(*limits, side)
+    grid = torch.cartesian_prod(places, places).reshape(side, side, 2)
+    cells = nearest_code(grid.to(codes.dtype), codes).T
+    walls = (cells[1:, 1:] != cells[1:, :-1]) | (cells[1:, 1:] != cells[:-1, 1:])
+    axes.scatter(*points.T, s=3, color=BLUE, alpha=0.3, lw=0)
+    ink = np.zeros((*walls.shape, 4))
+    ink[..., 3] = 0.55 * walls.numpy()
+    axes.imshow(ink, origin="lower", extent=(*limits, *limits), interpolation="nearest")
+    used = torch.bincount(nearest_code(points, codes), minlength=len(codes)) > 0
+    axes.scatter(*codes[used].T, s=28, color=ORANGE, ec="0.2", lw=0.6, label="used code")
+    axes.scatter(*codes[~used].T, s=30, color="0.2", marker="x", lw=1.2, label="unused code")
+    axes.set(xlim=limits, ylim=limits, aspect="equal")
 
 
 def draw_images(
@@ -188,9 +210,11 @@ def draw_repairs(runs: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
 
 
 def draw_rates(
-    series: Mapping[str, Sequence[tuple[float, float]]], *, level: float | None = None
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    levels: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Error against rate: each point is (bits, error); a dotted line at ``level``."""
+    """Error against rate: each point is (bits, error); a dotted line at each level."""
     figure, axes = plt.subplots(figsize=(6.6, 3.8), layout="constrained")
     for index, (name, points) in enumerate(series.items()):
         line = ("-" if len(points) > 1 else "") + MARKERS[index]
@@ -199,9 +223,9 @@ def draw_rates(
             *zip(*points, strict=True), line, color=PALETTE[index], lw=1.2, mfc="none", mew=1.5,
             label=name,
         )  # fmt: skip
-    if level is not None:
-        axes.axhline(level, color="0.5", lw=1, ls=":")
-    axes.set(xlabel="bits per image", ylabel="mean squared error, held out")
+    for name, level in (levels or {}).items():
+        axes.axhline(level, color="0.5", lw=1, ls=":", label=name)
+    axes.set(xlabel="bits per tile", ylabel="mean squared error, held out")
     axes.set_xticks(sorted({bits for points in series.values() for bits, _ in points}))
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)

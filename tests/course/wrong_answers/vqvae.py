@@ -82,6 +82,17 @@ def table_distances(queries, numbers, codebooks):
         numbers = numbers // len(codes)
     return distances
 """
+DECODED_IN_PIECES = """
+def table_distances(queries, numbers, codebooks):
+    distances = torch.zeros(len(queries), len(numbers), dtype=queries.dtype)
+    pieces = queries.split([codes.shape[1] for codes in codebooks], dim=1)
+    for piece, codes in zip(pieces, codebooks, strict=True):
+        stored = codes[numbers % len(codes)]
+        numbers = numbers // len(codes)
+        for query, row in zip(piece, distances, strict=True):
+            row += (query - stored).square().sum(1)
+    return distances
+"""
 DECODED = """
 def table_distances(queries, numbers, codebooks):
     chosen = []
@@ -284,6 +295,11 @@ def nearest_weighted(z, weights, codebook):
             "scores.amin(1)",
         ),
         "all differences": ALL_DIFFERENCES,
+        "a loop over the codes": instead(
+            NEAREST_WEIGHTED,
+            "weights @ codebook.square().T - 2 * (weights * z) @ codebook.T",
+            "torch.stack([(weights * (z - code).square()).sum(1) for code in codebook], 1)",
+        ),
         "all scaled codes": """
 def nearest_weighted(z, weights, codebook):
     root = weights.sqrt()
@@ -437,6 +453,13 @@ from companion.vqvae import nearest_code as nearest_weighted
             "* z[seen].nan_to_num()[:, :] + 0 * z.isinf()",
             "        sums",
             "        vectors[z.isinf()] = 1e308\n        sums",
+        ),
+        "what is finite was seen": instead(
+            WEIGHTED_UPDATE,
+            "weights.sum() > 0",
+            "z.isfinite().all(1).any()",
+            "seen = weights > 0",
+            "seen = z.isfinite().all(1)",
         ),
         "an empty batch fades": instead(WEIGHTED_UPDATE, "weights.sum() > 0", "len(weights) > 0"),
         "a batch of nothing fades": instead(WEIGHTED_UPDATE, "weights.sum() > 0", "True"),
@@ -694,6 +717,7 @@ def weighted_update(cluster_size, embed_avg, z, indices, weights, decay, epsilon
         )
         + TABLE_DISTANCES,
         "the stored vectors written out": PRODUCT_QUANTIZE + DECODED,
+        "the stored pieces written out": PRODUCT_QUANTIZE + DECODED_IN_PIECES,
         "distances and not their squares": PRODUCT_QUANTIZE
         + instead(TABLE_DISTANCES, "return distances", "return distances.sqrt()"),
         "distances of the pieces added": PRODUCT_QUANTIZE
