@@ -99,13 +99,22 @@ def _version(package: str) -> str:
 
 def _build(file: Path, folder: Path) -> None:
     """Write what ``from_pretrained`` reads: weights, shape and tokenizer."""
-    from safetensors.torch import save_file
     from transformers import GenerationConfig
 
     source = GGUFLlama(file)
     config = source.config()
-    save_file(source.weights(), folder / "model.safetensors", metadata={"format": "pt"})
+    _save(source.weights(), folder / "model.safetensors")
     config.architectures = ["LlamaForCausalLM"]
     config.save_pretrained(folder)
     GenerationConfig.from_model_config(config).save_pretrained(folder)
     source.tokenizer().save_pretrained(folder)
+
+
+def _save(weights: dict[str, torch.Tensor], file: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(weights, file, metadata={"format": "pt"})
+    except SafetensorError as error:  # its own word for a full disk
+        raise OSError(str(error)) from error

