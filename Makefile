@@ -19,7 +19,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help setup lab test test-unit test-site test-nb test-cpus test-gpu check lint format book serve \
-        bench exercises grade chapter hooks lock clean
+        bench soak exercises grade chapter hooks lock clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -74,6 +74,9 @@ book: setup  ## build the site into jupyter_book/_build/html
 
 serve: book  ## build the site and look at it on http://127.0.0.1:8000
 	$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory jupyter_book/_build/html
+
+soak: setup  ## kill recipes 50 times each at random moments; they must end the same
+	$(BIN)/python -m tests.training.soak
 
 bench: setup  ## measure our speed against other libraries (BENCH="wasserstein --json results.json")
 	$(BIN)/python -m companion.bench $(BENCH)
