@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from companion.checks import check_count, check_number, typed
@@ -63,6 +64,12 @@ class GANStep:
         check_count("n_critic", n_critic)
         check_count("batch_size", batch_size)
         check_number("gamma", gamma, least=0)
+        normalised = any(isinstance(part, _BatchNorm) for part in discriminator.modules())
+        if gamma > 0 and normalised:
+            raise ValueError(
+                "gamma must be 0 with a discriminator that has batch normalisation, where the "
+                f"slope at a sample depends on the whole batch, got {gamma}"
+            )
         check_number("learning_rate", learning_rate, least=0, most=LARGEST_RATE)
         _check_samples(data, labels)
         self.generator, self.discriminator = generator, discriminator
@@ -213,8 +220,8 @@ def train_gan(
         Losses of every generator step, what ``evaluate`` returned, and the averaged generator.
 
     Raises:
-        ValueError: If a count or a rate is out of range, there is no sample, or the labels are
-            not one for each.
+        ValueError: If a count or a rate is out of range, there is no sample, the labels are not
+            one for each, or there is a penalty and batch normalisation.
 
     Example:
         >>> from companion.gan import Discriminator, Generator, non_saturating_loss

@@ -184,3 +184,12 @@ def test_a_generator_learns_a_shift(loss):
 def test_train_gan_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
         train_gan(*networks(), **{"data": torch.ones(9, 2), "steps": 1, **GAN, **arguments})
+
+
+def test_a_penalty_with_batch_normalisation_is_refused():
+    images = torch.zeros(9, 1, 8, 8)
+    sizes = {"steps": 1, "gamma": 0.5, **GAN}
+    with pytest.raises(ValueError, match=r"gamma must be 0 with .* batch norm.*, got 0\.5"):
+        train_gan(ImageGenerator(3, width=2), ImageDiscriminator(width=2), images, **sizes)
+    plain = ImageDiscriminator(width=2, batch_norm=False)
+    train_gan(ImageGenerator(3, width=2), plain, images, **sizes)
