@@ -13,6 +13,7 @@ import contextlib
 import copy
 import csv
 import functools
+import html
 import re
 import runpy
 import shutil
@@ -155,6 +156,17 @@ def tamperer(slug):
     return answered(slug, wrong)
 
 
+SLIPS = [r"$$ f + g &\le C $$", r"$5 & the other $", "$^$"]
+
+
+def slipped(slug):
+    """The reference with formulas that no parser takes, and HTML that would leave the page."""
+    nb = source(slug)
+    away = '<meta http-equiv="refresh" content="0; url=page"><base href="elsewhere">'
+    nb.cells.append(nbformat.v4.new_markdown_cell("\n\n".join([*SLIPS, away])))
+    return nb
+
+
 @contextlib.contextmanager
 def new_kernel():
     """A function that runs cells in an empty namespace, with no module of the course loaded.
@@ -278,6 +290,16 @@ def course(released, asked, request):
     submit(root, "renamed", SAMPLE, source(SAMPLE))
     folder = root / "submitted" / "renamed" / SAMPLE
     (folder / f"{SAMPLE}.ipynb").rename(folder / "Untitled1.ipynb")
+    submit(root, "utf16", SAMPLE, nbformat.writes(source(SAMPLE)))
+    path = root / "submitted" / "utf16" / SAMPLE / f"{SAMPLE}.ipynb"
+    path.write_text(path.read_text(encoding="utf-8"), encoding="utf-16")
+    submit(root, "marked", SAMPLE, "\ufeff" + nbformat.writes(source(SAMPLE)))
+    submit(root, "huge", SAMPLE, " " * 60_000_000)
+    (root / "submitted" / "empty").mkdir()
+    (root / "submitted" / "beside").mkdir()
+    (root / "submitted" / "beside" / f"{SAMPLE}.ipynb").write_text("{}")
+    (root / "submitted" / "capitals" / SAMPLE.upper()).mkdir(parents=True)
+    submit(root, "प्रिया Zoe\u0308", SAMPLE, slipped(SAMPLE))
     course.printed = classroom(root, "grade", "--timeout", "300", status=1)
     return course
 
@@ -408,6 +430,16 @@ def test_deleted_edited_and_moved_cells_are_put_back(course):
     assert kept == known
 
 
+def test_names_with_combining_marks_and_slips_in_formulas_are_graded(course):
+    student = "प्रिया Zoe\u0308"
+    assert course.scores(SAMPLE, student) == expected_scores(SAMPLE)
+    page = course.feedback(SAMPLE, student)
+    for formula in SLIPS:  # as TeX, where it cannot be drawn
+        assert html.escape(formula, quote=False) in page
+    assert not re.search(r"(?i)http-equiv=.?refresh|<base\b", page)
+    assert "form-action 'none'" in page
+
+
 def test_a_silenced_checker_gives_no_marks(course):
     first, second, *_, last = tasks(SAMPLE)
     expected = expected_scores(SAMPLE, without=[first, second, last])
@@ -419,7 +451,13 @@ def test_a_silenced_checker_gives_no_marks(course):
     [
         ("torn", "is not a readable notebook"),
         ("foreign", "no cell of this assignment is in the notebook"),
-        ("renamed", "found Untitled1.ipynb"),
+        ("renamed", f"no {SAMPLE}/{SAMPLE}.ipynb; found {SAMPLE}/Untitled1.ipynb"),
+        ("utf16", "is saved as UTF-16; notebooks are UTF-8"),
+        ("marked", "is saved as UTF-8 with a byte-order mark"),
+        ("huge", "has 60 MB, more than the 50 that are graded"),
+        ("empty", "found no notebook"),
+        ("beside", f"found {SAMPLE}.ipynb"),
+        ("capitals", "found no notebook"),
         ("[glob", "the folder's name may hold"),
     ],
 )

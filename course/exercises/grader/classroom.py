@@ -10,6 +10,7 @@ submission could not be graded; all the others are graded all the same.
 """
 
 import argparse
+import codecs
 import logging
 import os
 import re
@@ -17,6 +18,7 @@ import shutil
 import sys
 import tempfile
 import time
+import unicodedata
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -35,6 +37,14 @@ from traitlets.log import get_logger
 
 HERE = Path(__file__).resolve().parents[1]  # course/exercises
 STUDENT_NAME = re.compile(r"[\w.@][\w.@ -]*")
+LARGEST_MB = 50  # of a notebook; a larger one is not even copied
+# Not UTF-8 as notebooks are, or with a mark before it; the longer ones first.
+OTHER_ENCODINGS = {
+    codecs.BOM_UTF8: "UTF-8 with a byte-order mark",
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
 HIDDEN_TESTS = re.compile(r"^ *### BEGIN HIDDEN TESTS.*?^ *### END HIDDEN TESTS\n?", re.M | re.S)
 SOLUTION_MARKS = re.compile(r"^ *(###|<!--) (BEGIN|END) SOLUTION( -->)?\n?", re.M)
 
@@ -99,11 +109,20 @@ def submission(root: Path, slug: str, student: str) -> Path:
 
 def unreadable(path: Path) -> str:
     """Why the file at ``path`` cannot be graded, in one line; empty when it can."""
-    if not STUDENT_NAME.fullmatch(path.parent.parent.name):
+    folder, slug = path.parent.parent, path.parent.name
+    # Without combining marks, which belong to letters: in ë written as two characters, in प्रिया.
+    letters = "".join(c for c in folder.name if unicodedata.category(c)[0] != "M")
+    if not STUDENT_NAME.fullmatch(letters):
         return "the folder's name may hold letters, digits, spaces and . _ - @ only"
     if not path.is_file():
-        found = sorted(p.name for p in path.parent.glob("*.ipynb"))
-        return f"no {path.name} in the folder; found {', '.join(found) or 'no notebook'}"
+        found = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.ipynb"))
+        return f"no {slug}/{path.name}; found {', '.join(found)[:200] or 'no notebook'}"
+    if (size := path.stat().st_size) > LARGEST_MB * 1e6:
+        return f"{path.name} has {size / 1e6:.0f} MB, more than the {LARGEST_MB} that are graded"
+    with path.open("rb") as file:
+        start = file.read(4)
+    if other := next((OTHER_ENCODINGS[m] for m in OTHER_ENCODINGS if start.startswith(m)), ""):
+        return f"{path.name} is saved as {other}; notebooks are UTF-8"
     try:
         nbformat.validate(nbformat.read(path, as_version=4))
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
@@ -244,8 +263,18 @@ def grade(root: Path, slugs: list[str], options: argparse.Namespace) -> int:
 
 
 def class_of(root: Path, slug: str) -> list[str]:
-    """Names of the students who handed something in."""
-    return sorted(path.parent.name for path in root.glob(f"submitted/*/{slug}"))
+    """Names of the students who handed something in, or tried to.
+
+    A folder in another case, a notebook beside its folder and an empty folder are such trials. A
+    student who handed in other assignments only is not among them.
+    """
+    students = [path for path in root.glob("submitted/*") if path.is_dir()]
+    return sorted(student.name for student in students if _tried(student, slug))
+
+
+def _tried(student: Path, slug: str) -> bool:
+    inside = {path.name.casefold() for path in student.iterdir() if not path.name.startswith(".")}
+    return not inside or bool(inside & {slug, f"{slug}.ipynb"})
 
 
 def report(root: Path, slug: str, graded: list[Graded]) -> int:

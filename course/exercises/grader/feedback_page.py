@@ -2,7 +2,6 @@
 
 import re
 
-from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from jinja2 import pass_context
 from nbconvert.exporters import HTMLExporter
@@ -13,7 +12,12 @@ __all__ = ["OfflinePage"]
 # The policy also holds for HTML that a student's cell or text displays.
 POLICY = (
     '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-    "style-src 'unsafe-inline'; img-src data:\">"
+    "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'\">"
+)
+# What such HTML could do without a script: load from elsewhere, or leave for another page.
+ACTS = re.compile(
+    r"""<script\b.*?</script>|@font-face\s*{.*?}|<base\b[^>]*>|<meta\b[^>]*\brefresh\b[^>]*>""",
+    re.IGNORECASE | re.DOTALL,
 )
 STYLE = "<style>pre { white-space: pre-wrap; } td, th { padding-right: 1em; }</style>"
 
@@ -24,13 +28,13 @@ class MathMLRenderer(IPythonRenderer):
     def block_math(self, body):
         try:
             return tex2mathml(body, as_block=True)
-        except MathError:
+        except Exception:  # of many kinds, for a slip in a formula
             return super().block_math(body)
 
     def inline_math(self, body):
         try:
             return tex2mathml(body)
-        except MathError:
+        except Exception:
             return super().inline_math(body)
 
 
@@ -48,6 +52,6 @@ class OfflinePage(HTMLExporter):
 
     def from_notebook_node(self, nb, resources=None, **kwargs):
         page, resources = super().from_notebook_node(nb, resources, **kwargs)
-        page = re.sub(r"(?is)<script\b.*?</script>|@font-face\s*{.*?}", "", page)
+        page = ACTS.sub("", page)
         page = page.replace("<head>", f"<head>\n{POLICY}", 1)
         return page.replace("</head>", f"{STYLE}\n</head>", 1), resources
