@@ -61,7 +61,7 @@ def farkas_panels(
             axes.annotate(
                 f"$A_{index + 1}$",
                 matrix[:, index],
-                xytext=(4, 4),
+                xytext=((4, -16), (-18, 2))[index],  # outside the cone, off its edges
                 textcoords="offset points",
                 color=BLUE,
             )
@@ -85,7 +85,7 @@ def _draw_certificate(axes, target: np.ndarray, nearest: np.ndarray) -> None:
     across = np.array([-certificate[1], certificate[0]]) / np.linalg.norm(certificate)
     axes.plot(*np.column_stack([-5 * across, 5 * across]), color=ORANGE, lw=1.5, ls="--")
     axes.plot(*nearest, "o", color=ORANGE)
-    axes.annotate("$k$", nearest, xytext=(4, 5), textcoords="offset points", color=ORANGE)
+    axes.annotate("$k$", nearest, xytext=(-9, 7), textcoords="offset points", color=ORANGE)
     _arrow(axes, target, nearest, ORANGE)
     axes.annotate(
         "$\\lambda$",
@@ -127,12 +127,13 @@ def draw_plan(
     grid[1, 0].set(xlim=(tallest, 0), ylim=(len(mu_H) - 0.5, -0.5), xticks=[], yticks=[])
     main = grid[1, 1]
     # The square root brings out small shipments beside large ones.
-    main.imshow(plan_HH.clamp_min(0).sqrt(), cmap="Greys", aspect="auto", vmin=0)
-    main.plot(places, places, color=GREEN, lw=1, ls="--")
+    main.imshow(plan_HH.clamp_min(0).sqrt().numpy(), cmap="Greys", aspect="auto", vmin=0)
+    main.plot(places, places, color=GREEN, lw=1, ls="--", label="same place: nothing moves")
     main.set(xticks=[], yticks=[], xlabel="place of the second pile")
     grid[1, 0].set_ylabel("place of the first pile")
     for axes in grid.flat:
         sns.despine(ax=axes, left=True, bottom=True)
+    figure.legend(loc="outside lower right", frameon=False, fontsize=9)
     figure.suptitle(title, fontsize=11)
     return figure
 
@@ -193,39 +194,61 @@ def _edges(places: np.ndarray) -> np.ndarray:
 
 def draw_critics(
     critics: dict[str, Callable[[Tensor], Tensor]],
+    slopes: dict[str, float],
     real: Float[Tensor, "N 2"],
     fake: Float[Tensor, "M 2"],
 ) -> Figure:
     """Level lines of critics in the plane, over the two samples that they tell apart.
 
+    Each critic is divided by its slope and shifted to mean 0 on the second sample, so that one
+    scale of greys serves all panels.
+
     Args:
         critics: Title of a panel → critic.
+        slopes: Title of a panel → what its scores are divided by.
         real: First sample, drawn in blue.
         fake: Second sample, drawn in orange.
 
     Returns:
-        A figure with one panel per critic; each has its own scale of levels.
+        A figure with one panel per critic and one colour bar.
     """
     figure, panels = plt.subplots(
-        1, len(critics), figsize=(3.1 * len(critics), 3.3), sharex=True, sharey=True,
+        1, len(critics), figsize=(3.1 * len(critics), 3.5), sharex=True, sharey=True,
         layout="constrained", squeeze=False,
     )  # fmt: skip
     reach = 1.25 * float(torch.cat([real, fake]).abs().max())
     ticks = torch.linspace(-reach, reach, 101)
     grid = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), dim=-1).reshape(-1, 2)
-    for axes, (title, critic) in zip(panels[0], critics.items(), strict=True):
-        with torch.no_grad():
-            scores = critic(grid.to(real)).reshape(101, 101).cpu()
-        axes.contourf(ticks, ticks, scores, levels=14, cmap="Greys", alpha=0.8)
-        axes.scatter(*real.T.cpu(), s=5, color=BLUE)
-        axes.scatter(*fake.T.cpu(), s=5, color=ORANGE)
+    with torch.no_grad():
+        scores = {
+            title: ((critic(grid.to(real)) - critic(fake).mean()) / slopes[title]).cpu()
+            for title, critic in critics.items()
+        }
+    lowest = min(float(values.min()) for values in scores.values())
+    highest = max(float(values.max()) for values in scores.values())
+    levels = np.linspace(lowest, highest, 15)
+    for axes, (title, values) in zip(panels[0], scores.items(), strict=True):
+        shades = axes.contourf(
+            ticks, ticks, values.reshape(101, 101), levels=levels, cmap="Greys", alpha=0.8
+        )
+        axes.scatter(*real.T.cpu(), s=5, color=BLUE, label="ring")
+        axes.scatter(*fake.T.cpu(), s=5, color=ORANGE, label="cloud")
         axes.set(title=title, aspect="equal", xlabel="first coordinate")
     panels[0, 0].set_ylabel("second coordinate")
+    bar = figure.colorbar(shades, ax=panels[0], label="score / slope", shrink=0.8)
+    bar.set_ticks(np.arange(np.ceil(lowest), highest))
+    handles = panels[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False, markerscale=2)
     return figure
 
 
 def draw_tracking(
-    steps: Sequence[int], exact: Sequence[float], estimate: Sequence[float], *, floor: float
+    steps: Sequence[int],
+    exact: Sequence[float],
+    estimate: Sequence[float],
+    *,
+    floor: float,
+    unit: str,
 ) -> Figure:
     """A critic's estimate beside the exact distance, over a training run.
 
@@ -234,15 +257,16 @@ def draw_tracking(
         exact: Exact distance between samples.
         estimate: The critic's estimate of it.
         floor: Exact distance between two real samples.
+        unit: Of the distances.
 
     Returns:
         A figure with one panel.
     """
     figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
     axes.plot(steps, exact, color=BLUE, marker="o", ms=4, label="exact distance")
-    axes.plot(steps, estimate, color=ORANGE, marker="s", ms=4, label="minus the critic's loss")
+    axes.plot(steps, estimate, color=ORANGE, marker="s", ms=4, label="critic, held-out points")
     axes.axhline(floor, color=GREY, ls="--", lw=1, label="two real samples")
-    axes.set(xlabel="generator steps", ylabel="distance", ylim=(0, None))
+    axes.set(xlabel="generator steps", ylabel=f"distance ({unit})", ylim=(0, None), xticks=steps)
     axes.legend(frameon=False)
     sns.despine(figure)
     return figure
@@ -251,16 +275,18 @@ def draw_tracking(
 def draw_point_clouds(
     clouds: dict[str, Float[Tensor, "N 2"]], target: Float[Tensor, "M 2"]
 ) -> Figure:
-    """Generated points of the plane over the target, one panel per cloud."""
+    """Generated points of the plane over the target, one panel per cloud, none cut off."""
     figure, panels = plt.subplots(
         1, len(clouds), figsize=(2.4 * len(clouds), 2.7), sharex=True, sharey=True,
         layout="constrained", squeeze=False,
     )  # fmt: skip
+    reach = 1.05 * max(float(points.abs().max()) for points in (target, *clouds.values()))
     for axes, (title, cloud) in zip(panels[0], clouds.items(), strict=True):
         axes.scatter(*target.T.cpu(), s=12, color=BLUE, alpha=0.25, lw=0)
         axes.scatter(*cloud.T.cpu(), s=4, color=ORANGE, lw=0)
-        axes.set(title=title, aspect="equal", xlim=(-2.9, 2.9), ylim=(-2.9, 2.9))
-        axes.set(xticks=[-2, 0, 2], yticks=[-2, 0, 2])
+        axes.set(title=title, aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach))
+        axes.set(xticks=[-2, 0, 2], yticks=[-2, 0, 2], xlabel="first coordinate")
+    panels[0, 0].set_ylabel("second coordinate")
     sns.despine(figure)
     return figure
 
@@ -275,7 +301,7 @@ def draw_image_rows(rows: dict[str, Float[Tensor, "N 1 H W"]]) -> Figure:
         for axes in line:
             axes.axis("off")
         for axes, image in zip(line, images, strict=False):
-            axes.imshow(image[0].cpu(), cmap="gray_r", vmin=0, vmax=1)
+            axes.imshow(image[0].cpu().numpy(), cmap="gray_r", vmin=0, vmax=1)
         line[0].set_title(title, fontsize=10, loc="left")
     figure.tight_layout(pad=0.3, h_pad=1.0)
     return figure

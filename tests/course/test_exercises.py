@@ -14,6 +14,7 @@ import copy
 import csv
 import functools
 import html
+import importlib
 import re
 import runpy
 import shutil
@@ -167,6 +168,37 @@ def slipped(slug):
     return nb
 
 
+def curious(slug):
+    """The first answer fails in the hidden part of its test; a last cell prints what was run."""
+    first, *_ = tasks(slug)
+    right = cell(source(slug), first).source
+    visible, _ = cell(source(slug), f"{first}_test").source.split("### BEGIN HIDDEN TESTS")
+    fails = f"""
+calls, right = [], {first}
+
+def {first}(*args, **kwargs):
+    calls.append(1)
+    if len(calls) > {{most}}:
+        raise ValueError("mine")
+    return right(*args, **kwargs)
+"""
+    most = counted_calls(slug, right + fails.format(most="10**9"), visible)
+    nb = answered(slug, {first: right + fails.format(most=most)})
+    nb.cells.append(nbformat.v4.new_code_cell("print(In, _ih)"))
+    return nb
+
+
+def counted_calls(slug, answer, visible):
+    """How many calls of the answer the visible part of its test makes."""
+    with new_kernel() as run:
+        for c in source(slug).cells:
+            if c.cell_type == "code" and not (label(c)["solution"] or label(c)["grade"]):
+                run(c.source)
+        assert run(answer) is None
+        assert run(visible.rstrip()) is None
+        return int(str(run("raise ValueError(len(calls))")))
+
+
 @contextlib.contextmanager
 def new_kernel():
     """A function that runs cells in an empty namespace, with no module of the course loaded.
@@ -290,6 +322,7 @@ def course(released, asked, request):
     submit(root, "renamed", SAMPLE, source(SAMPLE))
     folder = root / "submitted" / "renamed" / SAMPLE
     (folder / f"{SAMPLE}.ipynb").rename(folder / "Untitled1.ipynb")
+    submit(root, "curious", SAMPLE, curious(SAMPLE))
     submit(root, "utf16", SAMPLE, nbformat.writes(source(SAMPLE)))
     path = root / "submitted" / "utf16" / SAMPLE / f"{SAMPLE}.ipynb"
     path.write_text(path.read_text(encoding="utf-8"), encoding="utf-16")
@@ -428,6 +461,39 @@ def test_deleted_edited_and_moved_cells_are_put_back(course):
     known = [c.id for c in course.released(SAMPLE).cells if "nbgrader" in c.metadata]
     kept = [label(c)["grade_id"] for c in course.autograded(SAMPLE, student).cells if label(c)]
     assert kept == known
+
+
+def test_hidden_tests_stay_hidden_from_errors_and_from_what_was_run(course):
+    first, *_ = tasks(SAMPLE)
+    assert course.scores(SAMPLE, "curious") == expected_scores(SAMPLE, without=[first])
+    page = html.unescape(re.sub(r"<[^>]+>", "", course.feedback(SAMPLE, "curious")))
+    assert 'raise ValueError("mine")' in page
+    assert "ValueError: mine" in page
+    for task in tasks(SAMPLE):
+        test = cell(source(SAMPLE), f"{task}_test").source
+        visible, hidden = re.split("### BEGIN HIDDEN TESTS", test)
+        lines = {line.strip() for line in hidden.splitlines()} - {
+            line.strip() for line in visible.splitlines()
+        }
+        assert [line for line in lines if len(line) > 25 and line in page] == []
+    assert "BEGIN HIDDEN" not in page
+
+
+def test_a_traceback_loses_the_lines_of_the_test_and_keeps_those_of_the_answer(monkeypatch):
+    monkeypatch.syspath_prepend(COURSE / "grader")
+    execute_all = importlib.import_module("grading").ExecuteAll
+    own, theirs = (
+        "\x1b[36mCell\x1b[39m In[3], line 4\n secret",
+        "Cell In[2], line 2, in f(x)\n code",
+    )
+    error = {"output_type": "error", "ename": "ValueError", "evalue": "mine"}
+    error["traceback"] = ["ValueError  Traceback", own, theirs, "ValueError: mine"]
+    for grade, left in ((True, [0, 2, 3]), (False, [0, 1, 2, 3])):
+        metadata = {"nbgrader": {"grade": grade, "locked": True}}
+        test = nbformat.v4.new_code_cell(metadata=metadata, execution_count=3)
+        test.outputs = [nbformat.from_dict(error)]
+        execute_all()._settle(test, None)
+        assert test.outputs[0].traceback == [error["traceback"][i] for i in left]
 
 
 def test_names_with_combining_marks_and_slips_in_formulas_are_graded(course):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbconvert.filters import strip_ansi
 from nbformat.v4 import new_code_cell, new_output
 from nbgrader import utils
 from nbgrader.preprocessors import Execute, NbGraderPreprocessor
@@ -78,7 +79,8 @@ class ExecuteAll(Execute):
     A cell that kills its kernel, or cannot be interrupted, is marked with an error; a new
     kernel then runs the other cells from the start. A test that never ran earns nothing
     (nbgrader alone would give it full marks), and a warning on stderr costs nothing.
-    Each test gets a fresh `expect`, in case an answer used that name for something else.
+    Each test gets a fresh `expect`, in case an answer used that name for something else. What a
+    test holds stays hidden: it leaves no trace in `In`, and a traceback none of its lines.
     """
 
     total_timeout = Integer(300, help="seconds for a whole notebook").tag(config=True)
@@ -120,6 +122,8 @@ class ExecuteAll(Execute):
                 self._stopped[index] = "The checker was changed by an earlier cell."
                 self.nb.cells[index] = cell
                 return cell, resources
+            self._check_assign_resources(resources)
+            return self.execute_cell(cell, index, store_history=False), self.resources
         return super().preprocess_cell(cell, resources, index)
 
     def on_cell_executed(self, **kwargs):
@@ -147,6 +151,11 @@ class ExecuteAll(Execute):
             if output.output_type == "error" and output.ename == "CellTimeoutError":
                 output.evalue = self._timeout_text()
                 output.traceback = [output.evalue]
+            if utils.is_grade(cell) and output.output_type == "error":
+                own = f"Cell In[{cell.execution_count}]"  # a count that no earlier cell has
+                output.traceback = [
+                    part for part in output.traceback if not strip_ansi(part).startswith(own)
+                ]
             if utils.is_grade(cell) and output.get("name") == "stderr":
                 output.name = "stdout"
 
