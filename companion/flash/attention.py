@@ -73,6 +73,7 @@ def flash_attention(
         RuntimeError: The back end cannot run here; see ``attention_backend``.
 
     Example:
+        >>> import torch
         >>> q = k = torch.eye(16)[None, None, :2]
         >>> out, lse = flash_attention(q, k, k, causal=True, scale=1.0, return_lse=True)
         >>> out[0, 0, :, :2]

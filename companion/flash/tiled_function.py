@@ -55,6 +55,7 @@ def tiled_attention(
         RuntimeError, NotImplementedError: A second or a forward-mode derivative is asked for.
 
     Example:
+        >>> import torch
         >>> q = k = torch.eye(3)[None, None]
         >>> out = tiled_attention(q, k, k, causal=True, scale=1.0, query_tile=2, key_tile=1)
         >>> out[0, 0]
