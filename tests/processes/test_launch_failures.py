@@ -110,9 +110,9 @@ def test_a_rank_that_sleeps_while_others_wait():
 
 
 def test_a_rank_that_sleeps_for_ever():
-    error = failure(ranks.end, 3, "sleep", backend=None, timeout_s=3, kind=LaunchTimeout)
+    error = failure(ranks.end, 3, "sleep", backend=None, timeout_s=6, kind=LaunchTimeout)
     assert error.rank == 1
-    assert str(error).startswith("rank 1 of 3 had not returned within 3 s\n  rank 0 had returned\n")
+    assert str(error).startswith("rank 1 of 3 had not returned within 6 s\n  rank 0 had returned\n")
     assert "time.sleep(3600)" in error.traceback
 
 

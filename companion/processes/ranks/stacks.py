@@ -16,6 +16,7 @@ from typing import IO
 
 __all__ = ["answer_with_stack", "read_stack"]
 
+_CUT = "\n  ...\n"  # in place of the frames beyond the innermost hundred
 _FRAME = re.compile(r'  File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)')
 
 
@@ -40,15 +41,16 @@ def read_stack(path: Path, *, below: str) -> str:
             are left out. It tells the main thread too.
 
     Returns:
-        Two lines per frame as in a traceback; "" if nothing was written.
+        Two lines per frame as in a traceback; "" if nothing was written, or not all of it yet:
+        the main thread comes last, and what a busy machine has written so far may be another's.
     """
     text = path.read_text(errors="replace") if path.exists() else ""
-    threads = [_frames(block) for block in re.split(r"^.*hread 0x.*$", text, flags=re.M)[1:]]
-    for frames in reversed(threads):
+    for block in reversed(re.split(r"^.*hread 0x.*$", text, flags=re.M)[1:]):
+        frames = _frames(block)
         ours = [i for i, (file, _, _) in enumerate(frames) if file.endswith(below)]
-        if ours:
-            return "".join(_lines(*frame) for frame in reversed(frames[: ours[0]]))
-    return "".join(_lines(*frame) for frame in reversed(threads[-1])) if threads else ""
+        if ours or _CUT in block:
+            return "".join(_lines(*frame) for frame in reversed(frames[: min(ours, default=None)]))
+    return ""
 
 
 def _frames(block: str) -> list[tuple[str, int, str]]:
