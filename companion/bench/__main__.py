@@ -1,5 +1,7 @@
 """``python -m companion.bench [slug ...] [--device cpu|cuda] [--json FILE]``.
 
+``flash --device cuda --sweep`` times tiles of the attention kernels instead.
+
 Exit status: 0, every bar is met; 1, one is missed or results differ; 2, something could not run.
 """
 
@@ -38,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     if options.device == "cuda" and not torch.cuda.is_available():
         return _refuse("expected a CUDA device for --device cuda, got none")
+    if options.sweep:
+        return _sweep(options)
     records, missing = [], False
     for slug in options.slugs or known:
         try:
@@ -52,6 +56,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         write_records(options.json, records)
     return 2 if missing else int(not all(record.passed for record in records))
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    if options.slugs != ["flash"] or options.device != "cuda" or options.json:
+        return _refuse("--sweep goes with flash --device cuda, and nothing else")
+    from companion.bench.tile_sweep import sweep
+
+    for line in sweep():
+        print(line, flush=True)
+    return 0
 
 
 def slugs() -> list[str]:
@@ -117,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("slugs", nargs="*", metavar="slug", help="chapters (default: all)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", metavar="FILE", help="write the records there too")
+    parser.add_argument("--sweep", action="store_true", help="find the fastest tiles of flash")
     return parser
 
 

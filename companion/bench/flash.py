@@ -20,8 +20,9 @@ from companion.measure.workload import Workload
 
 __all__ = ["bar_of", "decoding", "pinned", "workloads"]
 
-LENGTHS, HEADS, WIDTH = (1024, 2048, 4096), 8, 64
-NAIVE_BAR, SDPA_BAR = 3.0, 0.8
+LENGTHS, HEADS, WIDTH = (64, 256, 512, 1024, 2048, 4096), 8, 64
+# From this length on; below it both are told, and promised is nothing.
+BARRED, NAIVE_BAR, SDPA_BAR = 1024, 3.0, 0.8
 TOLERANCE = 1e-4  # of the largest entry, between two ways to sum in float32
 
 GPU_LENGTHS, GPU_WIDTHS = (1024, 2048, 4096, 8192, 16384), (64, 128)
@@ -55,7 +56,11 @@ def _on_a_cpu() -> list[Workload]:
         ("naive_attention", partial(naive_attention, causal=True), NAIVE_BAR),
         ("PyTorch SDPA", partial(scaled_dot_product_attention, is_causal=True), SDPA_BAR),
     ]
-    return [_training(length, *peer) for length in LENGTHS for peer in peers]
+    return [
+        _training(length, name, attention, bar if length >= BARRED else None)
+        for length in LENGTHS
+        for name, attention, bar in peers
+    ]
 
 
 def _on_a_gpu() -> Iterator[Workload]:
@@ -138,7 +143,7 @@ def decoding(
     )
 
 
-def _training(length: int, peer: str, attention: Attention, bar: float) -> Workload:
+def _training(length: int, peer: str, attention: Attention, bar: float | None) -> Workload:
     """The output, and the gradients of Σ out · grad_out."""
     generator = torch.Generator().manual_seed(0)
     q, k, v, grad_out = (

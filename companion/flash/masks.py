@@ -69,13 +69,11 @@ def visible_TS(
         tensor([[0, 1, 1, 0],
                 [0, 0, 1, 1]], dtype=torch.int32)
     """
-    position_T1 = torch.arange(keys - queries, keys, device=device)[:, None]
-    key_1S = torch.arange(keys, device=device)[None, :]
     visible = torch.ones(queries, keys, dtype=torch.bool, device=device)
     if window.left is not None:
-        visible &= key_1S >= position_T1 - window.left
+        visible.triu_(keys - queries - window.left)
     if window.right is not None:
-        visible &= key_1S <= position_T1 + window.right
+        visible.tril_(keys - queries + window.right)
     return visible
 
 

@@ -11,6 +11,8 @@ tiles of queries, with Δ = rowsum(out ∘ ∂out) − ∂lse:
     p = 2^(s − log₂e · lse)                  ∂v += pᵀ ∂out
     ∂s = p ∘ (∂out Vᵀ − Δ)                   ∂k += scale · ∂sᵀ q      ∂q += scale · ∂s k
 
+A key head whose scores all fit one tile needs no loop: see ``companion.flash.one_tile``.
+
 Source: the forward is Dao 2023 (FlashAttention-2), Algorithm 1, the backward its Algorithm 2, on
 the online softmax of Milakov & Gimelshein 2018; memory that is linear in training too is shown in
 Rabe & Staats 2021. We differ in working with powers of 2 and in having ∂lse.
@@ -26,6 +28,7 @@ from torch import Tensor
 
 from companion.flash.checks import wide_dtype
 from companion.flash.masks import Window
+from companion.flash.one_tile import fits_one_tile, one_tile_backward, one_tile_forward
 from companion.flash.tiled_layout import Tiling, fold_heads, pieces, tiling
 
 __all__ = ["tiled_backward", "tiled_forward"]
@@ -45,8 +48,10 @@ def tiled_forward(
 ) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B H T"]]:
     """The output in q's dtype, and the natural log-sum-exp of the scaled scores.
 
-    A row that sees no key gets 0 and −∞. Memory beyond the results: one tile of scores.
+    A row that sees no key gets 0 and −∞. Memory beyond the results: a tile of scores, or two.
     """
+    if query_tile is key_tile is None and fits_one_tile(q, k, window):
+        return one_tile_forward(q, k, v, window=window, scale=scale)
     tiles = tiling(q, k, window, query_tile=query_tile, key_tile=key_tile)
     out = q.new_empty(q.shape)
     lse = q.new_empty(q.shape[:3], dtype=wide_dtype(q.dtype))
@@ -119,6 +124,8 @@ def tiled_backward(
     Every sum is taken in a fixed order. Memory beyond the results: two tiles of scores, and for
     16-bit inputs ∂q in float32, since every tile of keys adds to it.
     """
+    if query_tile is key_tile is None and fits_one_tile(q, k, window):
+        return one_tile_backward(grad_out, grad_lse, q, k, v, out, lse, window=window, scale=scale)
     tiles = tiling(q, k, window, query_tile=query_tile, key_tile=key_tile)
     dq = q.new_zeros(q.shape, dtype=lse.dtype)
     dk, dv = k.new_empty(k.shape), v.new_empty(v.shape)

@@ -79,7 +79,7 @@ class Tiling(NamedTuple):
             None if right is None else right + moved,
         )
         visible = visible_TS(height, width, Window(left, right), device=like.device)
-        return torch.where(visible, like.new_tensor(math.inf), like.new_tensor(-math.inf))
+        return torch.where(visible, math.inf, -math.inf).to(like.dtype)
 
 
 def tiling(

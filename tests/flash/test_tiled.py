@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import forward_ad
 
-from companion.flash.masks import resolve_window, visible_TS
+from companion.flash import one_tile
+from companion.flash.masks import Window, resolve_window, visible_TS
 from companion.flash.naive import naive_attention
+from companion.flash.one_tile import fits_one_tile
 from companion.flash.tiled_function import tiled_attention
 from companion.measure.peak_memory import peak_bytes
 
@@ -77,6 +79,30 @@ def test_outputs_and_gradients_of_the_definition(shape, causal, window, tiles):
     torch.testing.assert_close(ours, (out, lse))
     expected = gradients((out, lse), leaves, blind)
     torch.testing.assert_close(gradients(ours, leaves, blind), expected)
+
+
+@pytest.mark.parametrize("scores", [0, 80, 200])  # too few for any head here; a head; two, three
+@pytest.mark.parametrize(("causal", "window"), [(False, None), (True, 3)])
+@pytest.mark.parametrize("shape", [(2, 6, 3, 6, 6, 5), (5, 2, 2, 8, 9, 3)])
+def test_heads_in_groups_are_those_of_one_group(monkeypatch, shape, causal, window, scores):
+    leaves, settings = inputs(shape), {"causal": causal, "window": window, "return_lse": True}
+    seen = torch.zeros(shape[3], dtype=torch.bool)
+    expected = tiled_attention(*leaves, **settings)
+    expected_gradients = gradients(expected, leaves, seen)
+    monkeypatch.setattr(one_tile, "SCORES", scores)
+    ours = tiled_attention(*leaves, **settings)
+    torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(gradients(ours, leaves, seen), expected_gradients)
+
+
+def test_what_fits_one_tile():
+    q, k = torch.empty(9, 4, 256, 8), torch.empty(9, 2, 512, 8)  # 2¹⁸ scores a key head
+    assert fits_one_tile(q, k, Window())
+    assert not fits_one_tile(q, torch.empty(9, 2, 513, 8), Window())
+    assert not fits_one_tile(q, k[:, :, :0], Window())  # an empty sequence of a pack
+    short = torch.empty(9, 2, 200, 8)  # the first query is 56 before the first key
+    assert fits_one_tile(q, short, Window(right=56))
+    assert not fits_one_tile(q, short, Window(right=55))
 
 
 def test_by_hand():

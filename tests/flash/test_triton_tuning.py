@@ -10,6 +10,7 @@ from typing import get_args
 
 import pytest
 
+from companion.bench.tile_sweep import SHARED_LIMIT, shared_bytes
 from companion.flash.triton import tuning
 from companion.flash.triton.tuning import decode_splits, generation_of, tile_for
 
@@ -20,19 +21,13 @@ PASSES = get_args(tuning.Pass)
 @pytest.mark.parametrize("pass_", PASSES)
 @pytest.mark.parametrize("element_bytes", [2, 4])
 def test_every_width_has_a_tile_that_fits(pass_, generation, element_bytes):
-    limit = {"ampere": 99, "hopper": 227}[generation] * 1024
+    limit = SHARED_LIMIT[generation]
     for width in range(16, 257):
         tile = tile_for(pass_, width, element_bytes, generation)
         assert all(n & (n - 1) == 0 for n in tile[:3])
         assert min(tile.block_m, tile.block_n) >= 16
         padded = 1 << (width - 1).bit_length()
-        # One side stays (queries, or in dkdv keys; with its pair in a backward pass) and two
-        # tensors of the other side pass by, `stages` of them at a time.
-        stays, passes = tile.block_m, tile.block_n
-        if pass_ == "dkdv":
-            stays, passes = passes, stays
-        kept = stays * (2 if pass_ in ("dkdv", "dq") else 1)
-        assert element_bytes * padded * (kept + 2 * tile.stages * passes) <= limit
+        assert shared_bytes(pass_, padded, tile, element_bytes=element_bytes) <= limit
 
 
 def test_no_row_is_unused():

@@ -30,6 +30,7 @@ from companion.flash.triton.tuning import Generation, Pass, generation_of, tile_
 __all__ = [
     "check_device",
     "is_interpreted",
+    "settings_of",
     "triton_backward",
     "triton_decode",
     "triton_forward",
@@ -323,13 +324,14 @@ def _launch(
 
 def _settings(pass_: Pass, q: Tensor) -> dict[str, Any]:
     """Everything that a kernel is compiled for, by the names of its arguments; read-only."""
-    return _settings_of(pass_, q.shape[-1], q.element_size(), _generation(q))
+    return settings_of(pass_, q.shape[-1], q.element_size(), _generation(q))
 
 
 @functools.cache
-def _settings_of(
+def settings_of(
     pass_: Pass, width: int, element_bytes: int, generation: Generation | None
 ) -> dict[str, Any]:
+    """The same from what a tile depends on; kept, so that a call looks nothing up."""
     tile = tile_for(pass_, width, element_bytes, generation)
     return {
         "BLOCK_D": _padded(width),
