@@ -21,7 +21,7 @@ from torch import Tensor
 from triton.runtime.interpreter import InterpretedFunction
 
 from companion.flash.masks import Window
-from companion.flash.triton.kernels.backward import delta_kernel, dkdv_kernel, dq_kernel
+from companion.flash.triton.kernels.backward import dkdv_kernel, dq_kernel
 from companion.flash.triton.kernels.decode import decode_kernel
 from companion.flash.triton.kernels.forward import forward_kernel
 from companion.flash.triton.kernels.merge import merge_kernel
@@ -92,10 +92,10 @@ def triton_backward(
 ) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B G S D"], Float[Tensor, "B G S D"]]:
     """dQ, dK and dV, the same bits on every run; ``out`` and ``lse`` as the forward gave them."""
     check_device(q)
-    delta = _delta(out, grad_out, grad_lse)
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     packing = _Packing(q.shape[2], k.shape[2])
-    tensors = (q, k, v, grad_out, lse.contiguous(), delta)
+    rows = (lse.contiguous(), torch.empty(lse.shape, dtype=lse.dtype, device=lse.device))
+    tensors = (q, k, v, grad_out, *rows, out.contiguous(), grad_lse)
     _launch_backward(*tensors, dq, dk, dv, packing, window=window, scale=scale)
     return dq, dk, dv
 
@@ -146,16 +146,17 @@ def triton_varlen_backward(
 ) -> tuple[Float[Tensor, "N H D"], Float[Tensor, "M G D"], Float[Tensor, "M G D"]]:
     """As ``triton_backward``, for packed sequences."""
     check_device(q)
-    grad_lse_1HN = None if grad_lse is None else grad_lse[None]
-    # Δ belongs to rows alone, so the pack is one long sequence here.
-    delta_1HN = _delta(_packed_view(out, 1), _packed_view(grad_out, 1), grad_lse_1HN)
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     batch = q_offsets.numel() - 1
     packing = _Packing(longest_q, longest_k, q_offsets.contiguous(), k_offsets.contiguous())
-    inputs = (_packed_view(x, batch) for x in (q, k, v, grad_out))
-    rows = (x.expand(batch, -1, -1) for x in (lse.contiguous()[None], delta_1HN))
-    gradients = (_packed_view(x, batch) for x in (dq, dk, dv))
-    _launch_backward(*inputs, *rows, *gradients, packing, window=window, scale=scale)
+    delta = torch.empty(lse.shape, dtype=lse.dtype, device=lse.device)
+    rows = (x.expand(batch, -1, -1) for x in (lse.contiguous(), delta))
+    grad_lse = None if grad_lse is None else grad_lse.expand(batch, -1, -1)
+    *inputs, out, dq_view, dk_view, dv_view = (
+        _packed_view(x, batch) for x in (q, k, v, grad_out, out.contiguous(), dq, dk, dv)
+    )
+    tensors = (*inputs, *rows, out, grad_lse)
+    _launch_backward(*tensors, dq_view, dk_view, dv_view, packing, window=window, scale=scale)
     return dq, dk, dv
 
 
@@ -243,20 +244,6 @@ def check_device(q: Tensor) -> None:
         )
 
 
-def _delta(out: Tensor, grad_out: Tensor, grad_lse: Tensor | None) -> Float[Tensor, "B H T"]:
-    batch, heads, queries, width = out.shape
-    delta = torch.empty(batch, heads, queries, dtype=torch.float32, device=out.device)
-    strides_of_rows = None if grad_lse is None else grad_lse.stride()
-    block = {"BLOCK_D": _padded(width), "BLOCK_M": 64}
-    _launch(
-        delta_kernel, triton.cdiv(queries, 64) * batch * heads, out,
-        out, grad_out, grad_lse, delta,
-        out.stride(), grad_out.stride(), strides_of_rows, delta.stride(),
-        queries, heads, width, **block,
-    )  # fmt: skip
-    return delta
-
-
 def _launch_forward(
     q: Tensor,
     k: Tensor,
@@ -287,6 +274,8 @@ def _launch_backward(
     grad_out: Tensor,
     lse: Tensor,
     delta: Tensor,
+    out: Tensor,
+    grad_lse: Tensor | None,
     dq: Tensor,
     dk: Tensor,
     dv: Tensor,
@@ -295,21 +284,24 @@ def _launch_backward(
     window: Window,
     scale: float,
 ) -> None:
+    """Writes Δ, which lies in memory as the log-sum-exp does, and the gradients; out as dq."""
     batch, heads, _, width = q.shape
     key_heads = k.shape[1]
     inputs = (q, k, v, grad_out, lse, delta)
     strides = [x.stride() for x in (q, k, v, grad_out, lse)]
+    strides_of_rows = None if grad_lse is None else grad_lse.stride()
     offsets = (packing.q_offsets, packing.k_offsets, packing.longest_q, packing.longest_k)
     rest = (heads // key_heads, *_binding(window, packing), scale, width)
+    settings = _settings("dq", q)
+    _launch(
+        dq_kernel, triton.cdiv(packing.longest_q, settings["BLOCK_M"]) * batch * heads, q,
+        *inputs, out, grad_lse, dq, *strides, strides_of_rows, dq.stride(),
+        *offsets, heads, *rest, **settings,
+    )  # fmt: skip
     settings = _settings("dkdv", q)
     _launch(
         dkdv_kernel, triton.cdiv(packing.longest_k, settings["BLOCK_N"]) * batch * key_heads, q,
         *inputs, dk, dv, *strides, dk.stride(), *offsets, key_heads, *rest, **settings,
-    )  # fmt: skip
-    settings = _settings("dq", q)
-    _launch(
-        dq_kernel, triton.cdiv(packing.longest_q, settings["BLOCK_M"]) * batch * heads, q,
-        *inputs, dq, *strides, dq.stride(), *offsets, heads, *rest, **settings,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The backward kernels: Δ, then dK and dV by key tiles, then dQ by query tiles.
+"""The backward kernels: Δ and dQ by query tiles, then dK and dV by key tiles.
 
 P is computed again from the log-sum-exp L, so nothing of size T × S was kept:
 
@@ -7,7 +7,8 @@ P is computed again from the log-sum-exp L, so nothing of size T × S was kept:
 
 Source: Dao et al. 2022 (arXiv:2205.14135), Appendix B.2; dL, the gradient of L, enters because
 ∂L/∂S = P. Difference: theirs is one pass that adds into dQ from all key tiles at once, by atomics
-and so in no fixed order; two passes compute P twice and give the same bits every time.
+and so in no fixed order, after a pass for Δ; our two compute P twice, give the same bits every
+time, and the first of them has all of O and dO that Δ asks for.
 """
 
 import triton
@@ -24,44 +25,7 @@ from companion.flash.triton.kernels.tiles import (
     visible,
 )
 
-__all__ = ["delta_kernel", "dkdv_kernel", "dq_kernel"]
-
-
-@triton.jit(do_not_specialize=["queries"])
-def delta_kernel(
-    out_ptr,
-    grad_out_ptr,
-    grad_lse_ptr,
-    delta_ptr,
-    out_strides,
-    grad_out_strides,
-    grad_lse_strides,
-    delta_strides,
-    queries,
-    heads,
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-):
-    """Δ = rowsum(O ∘ dO) − dL for BLOCK_M rows; dL is 0 where ``grad_lse_ptr`` is None."""
-    tiles = tl.cdiv(queries, BLOCK_M)
-    row = tl.program_id(0) % tiles * BLOCK_M
-    head = tl.program_id(0) // tiles % heads
-    batch = tl.program_id(0) // tiles // heads
-    out_head_ptr = head_pointer(out_ptr, out_strides, batch, head, 0)
-    out_ptrs = tile_pointers(out_head_ptr, row, out_strides, BLOCK_M, BLOCK_D)
-    grad_head_ptr = head_pointer(grad_out_ptr, grad_out_strides, batch, head, 0)
-    grad_ptrs = tile_pointers(grad_head_ptr, row, grad_out_strides, BLOCK_M, BLOCK_D)
-    out = load_rows(out_ptrs, row, queries, D, BLOCK_M, BLOCK_D, True).to(tl.float32)
-    grad = load_rows(grad_ptrs, row, queries, D, BLOCK_M, BLOCK_D, True).to(tl.float32)
-    delta = tl.sum(out * grad, axis=1)
-    rows = tl.cast(row, tl.int64) + tl.arange(0, BLOCK_M)
-    if grad_lse_ptr is not None:
-        lse_head_ptr = head_pointer(grad_lse_ptr, grad_lse_strides, batch, head, 0)
-        lse_ptrs = lse_head_ptr + rows * grad_lse_strides[2]
-        delta -= tl.load(lse_ptrs, mask=rows < queries, other=0.0).to(tl.float32)
-    delta_head_ptr = head_pointer(delta_ptr, delta_strides, batch, head, 0)
-    tl.store(delta_head_ptr + rows, delta, mask=rows < queries)
+__all__ = ["dkdv_kernel", "dq_kernel"]
 
 
 @triton.jit(do_not_specialize=["longest_queries", "longest_keys", "left", "right"])
@@ -205,12 +169,15 @@ def dq_kernel(
     grad_out_ptr,
     lse_ptr,
     delta_ptr,
+    out_ptr,
+    grad_lse_ptr,
     dq_ptr,
     q_strides,
     k_strides,
     v_strides,
     grad_out_strides,
     lse_strides,
+    grad_lse_strides,
     dq_strides,
     q_offsets_ptr,
     k_offsets_ptr,
@@ -227,7 +194,11 @@ def dq_kernel(
     BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """dQ of BLOCK_M queries of one head; the shape of the forward kernel, without its maximum."""
+    """dQ of BLOCK_M queries of one head, and their Δ, which ``dkdv_kernel`` reads.
+
+    The shape of the forward kernel, without its maximum. O lies in memory as dQ does; dL is 0
+    where ``grad_lse_ptr`` is None.
+    """
     tiles = tl.cdiv(longest_queries, BLOCK_M)
     tile = tl.program_id(0) % tiles
     head = tl.program_id(0) // tiles % heads
@@ -248,8 +219,16 @@ def dq_kernel(
     rows = row + tl.arange(0, BLOCK_M)
     lse_head_ptr = head_pointer(lse_ptr, lse_strides, batch, head, q_first)
     lse = tl.load(lse_head_ptr + rows, mask=rows < queries, other=0.0)
+    out_head_ptr = head_pointer(out_ptr, dq_strides, batch, head, q_first)
+    out_ptrs = tile_pointers(out_head_ptr, row, dq_strides, BLOCK_M, BLOCK_D)
+    out = load_rows(out_ptrs, row, queries, D, BLOCK_M, BLOCK_D, True)
+    delta = tl.sum(out.to(tl.float32) * grad.to(tl.float32), axis=1)
+    if grad_lse_ptr is not None:
+        grad_lse_head_ptr = head_pointer(grad_lse_ptr, grad_lse_strides, batch, head, q_first)
+        grad_lse_ptrs = grad_lse_head_ptr + rows.to(tl.int64) * grad_lse_strides[2]
+        delta -= tl.load(grad_lse_ptrs, mask=rows < queries, other=0.0).to(tl.float32)
     delta_head_ptr = head_pointer(delta_ptr, lse_strides, batch, head, q_first)
-    delta = tl.load(delta_head_ptr + rows, mask=rows < queries, other=0.0)
+    tl.store(delta_head_ptr + rows, delta, mask=rows < queries)
     k_head_ptr = head_pointer(k_ptr, k_strides, batch, head // heads_per_key, k_first)
     v_head_ptr = head_pointer(v_ptr, v_strides, batch, head // heads_per_key, k_first)
 
