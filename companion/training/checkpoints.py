@@ -19,7 +19,7 @@ from torch import Tensor
 
 from companion.training.whole_file import write_whole
 
-__all__ = ["check_writable", "read_checkpoint", "write_checkpoint"]
+__all__ = ["check_writable", "content_digest", "read_checkpoint", "write_checkpoint"]
 
 _FORMAT = "companion checkpoint"
 _VERSION = "2"
@@ -53,7 +53,7 @@ def write_checkpoint(path: Path | str, tree: Any) -> None:
         "version": _VERSION,
         "tree": json.dumps(_encode(tree, (), tensors)),
     }
-    header["sha256"] = _digest(header["tree"], tensors)
+    header["sha256"] = content_digest(header["tree"], tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         write_whole(path, lambda partial: save_file(tensors, partial, metadata=header))
@@ -83,7 +83,7 @@ def read_checkpoint(path: Path | str) -> Any:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             # Before a copy: that makes 1 of any byte of a bool that is not 0.
-            digest = _digest(header.get("tree", ""), tensors)
+            digest = content_digest(header.get("tree", ""), tensors)
             tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     except FileNotFoundError:
         raise
@@ -104,9 +104,19 @@ def read_checkpoint(path: Path | str) -> Any:
     return _decode(json.loads(header["tree"]), tensors)
 
 
-def _digest(tree: str, tensors: Mapping[str, Tensor]) -> str:
-    """Of the tree's JSON and of each tensor's name, dtype, shape and bytes."""
-    digest = hashlib.sha256(tree.encode())
+def content_digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256, in hexadecimal, of a text and of each tensor's name, dtype, shape and bytes.
+
+    Args:
+        text: Any.
+        tensors: On the CPU and contiguous.
+
+    Example:
+        >>> whole = content_digest("{}", {"x": torch.ones(2)})
+        >>> whole == content_digest("{}", {"x": torch.ones(2, 1)})
+        False
+    """
+    digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -143,13 +143,15 @@ def adapted_by_peft(model: nn.Module) -> list[str]:
 
 
 def change_config(folder: Path, **changes: Any) -> None:
-    """Write settings into the file; a value of ... takes the setting out."""
+    """Write settings as another program would; a value of ... takes the setting out."""
+    change_tensors(folder, lambda tensors: None)
     settings = json.loads((folder / CONFIG).read_text()) | changes
     settings = {key: value for key, value in settings.items() if value is not ...}
     (folder / CONFIG).write_text(json.dumps(settings))
 
 
 def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Write the tensors anew, without a word on what belongs to them."""
     tensors = {name: tensor.clone() for name, tensor in load_file(folder / WEIGHTS).items()}
     change(tensors)
     save_file(tensors, folder / WEIGHTS)

@@ -19,7 +19,7 @@ from torch import nn
 from companion.lora.layer import LoRALayer, Scaling
 from companion.lora.peft_files.tensors import plain_name
 
-__all__ = ["AdapterConfig", "config_of", "read_config"]
+__all__ = ["AdapterConfig", "checked_config", "config_of", "read_settings"]
 
 T = TypeVar("T")
 
@@ -75,21 +75,30 @@ class AdapterConfig:
         return _first_match(self.alpha_pattern, name, self.alpha)
 
 
-def read_config(file: Path) -> AdapterConfig:
-    """Read and check an ``adapter_config.json``.
+def read_settings(file: Path) -> dict[str, Any]:
+    """All that an ``adapter_config.json`` says.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not JSON, not LoRA, lacks a setting, or has one that we cannot follow.
+        ValueError: If it is no JSON object.
     """
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        settings = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:  # wrong JSON, or bytes that are no UTF-8
         raise ValueError(f"expected JSON in {file}, got something else ({error})") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"expected a JSON object in {file}, got {type(values).__name__}")
+    if not isinstance(settings, dict):
+        raise ValueError(f"expected a JSON object in {file}, got {type(settings).__name__}")
+    return settings
+
+
+def checked_config(settings: Mapping[str, Any], file: Path) -> AdapterConfig:
+    """What we follow of the settings that are in ``file``.
+
+    Raises:
+        ValueError: If it is not LoRA, lacks a setting, or has one that we cannot follow.
+    """
     try:
-        return _checked(values)
+        return _checked(settings)
     except ValueError as error:
         raise ValueError(f"{error}; in {file}") from error
 
@@ -125,7 +134,7 @@ def config_of(model: nn.Module, layers: Mapping[str, LoRALayer]) -> dict[str, An
     }
 
 
-def _checked(values: dict[str, Any]) -> AdapterConfig:
+def _checked(values: Mapping[str, Any]) -> AdapterConfig:
     if (kind := values.get("peft_type")) != "LORA":
         raise ValueError(f"peft_type: expected 'LORA', got {kind!r}")
     if missing := [key for key in ("r", "lora_alpha") if key not in values]:

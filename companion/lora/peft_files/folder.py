@@ -20,7 +20,7 @@ from companion.checks import typed
 from companion.lora.embedding import is_embedding
 from companion.lora.injection import attach, lora_layers, new_layer
 from companion.lora.layer import LoRALayer
-from companion.lora.peft_files.config import AdapterConfig, config_of, read_config
+from companion.lora.peft_files.config import AdapterConfig, checked_config, config_of, read_settings
 from companion.lora.peft_files.differences import (
     check_base,
     check_saved_pissa,
@@ -36,7 +36,7 @@ from companion.lora.peft_files.tensors import (
     unwrapped,
 )
 from companion.lora.pissa import init_pissa_
-from companion.training.whole_file import write_whole
+from companion.training.whole_file import sole_writer, write_whole
 
 __all__ = ["load_lora", "save_lora"]
 
@@ -64,6 +64,7 @@ def save_lora(model: nn.Module, folder: Path | str) -> None:
             compute something else from the folder: layers that differ in variant, scaling or
             dropout, one layer under two names, PiSSA on tied embeddings, a padding or dilation
             of a convolution that PEFT's A lacks.
+        OSError: If it cannot be written, or another process is writing it.
 
     Example:
         >>> import tempfile
@@ -83,12 +84,14 @@ def save_lora(model: nn.Module, folder: Path | str) -> None:
         check_base(name, layer.base)
     check_slots(model, layers)
     check_saved_pissa(model, layers)
-    config, weights = config_of(model, layers), safetensors_bytes(layers)
+    config = config_of(model, layers)
+    text, weights = json.dumps(config, indent=2) + "\n", safetensors_bytes(layers, config)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # The config comes last: where it stands, the weights stand too.
-    write_whole(folder / _WEIGHTS, lambda file: file.write_bytes(weights))
-    write_whole(folder / _CONFIG, lambda file: file.write_text(json.dumps(config, indent=2) + "\n"))
+    with sole_writer(folder / _WEIGHTS):
+        # The config comes last: where it stands, the weights stand too.
+        write_whole(folder / _WEIGHTS, lambda file: file.write_bytes(weights))
+        write_whole(folder / _CONFIG, lambda file: file.write_text(text))
 
 
 @typed
@@ -108,8 +111,9 @@ def load_lora(model: nn.Module, folder: Path | str) -> nn.Module:
 
     Raises:
         FileNotFoundError: If the folder or one of the two files is missing.
-        ValueError: If a file is damaged, holds NaN or infinity, asks for a method that we do not
-            have, or belongs to another model; if a layer has an adapter already.
+        ValueError: If a file is damaged, is not of the same save as the other, holds NaN or
+            infinity, asks for a method that we do not have, or belongs to another model; if a layer
+            has an adapter already.
 
     Example:
         >>> import tempfile
@@ -122,8 +126,9 @@ def load_lora(model: nn.Module, folder: Path | str) -> nn.Module:
     """
     folder = Path(folder)
     _check_present(folder)
-    config = read_config(folder / _CONFIG)
-    adapters, others = by_module(read_tensors(folder / _WEIGHTS))
+    settings = read_settings(folder / _CONFIG)
+    config = checked_config(settings, folder / _CONFIG)
+    adapters, others = by_module(read_tensors(folder / _WEIGHTS, settings))
     if not adapters:
         raise ValueError(f"expected tensors of LoRA in {folder / _WEIGHTS}, got none")
     whole, model = model, unwrapped(model)

@@ -6,9 +6,11 @@ Source: PEFT 0.21, ``utils/save_and_load.py`` and ``tuners/lora``, whose names t
 Chapter: course/07_lora.ipynb.  Dimension key: as the layers'.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from companion.lora.layer import LoRALayer
+from companion.training.checkpoints import content_digest
 
 __all__ = [
     "by_module",
@@ -44,6 +47,7 @@ _PARTS["lora_magnitude_vector.weight"] = "lora_magnitude_vector"
 # What a wrapper calls the module in it. Data-parallel ones say "module", as others do as well.
 _WRAPPED = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 _DATA_PARALLEL = ("DataParallel", "DistributedDataParallel")
+_DIGEST = "companion_sha256"
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -69,8 +73,10 @@ def plain_name(name: str) -> str:
     return ".".join(step for step in name.split(".") if step not in _WRAPPED)
 
 
-def safetensors_bytes(layers: Mapping[str, LoRALayer]) -> bytes:
+def safetensors_bytes(layers: Mapping[str, LoRALayer], settings: Mapping[str, Any]) -> bytes:
     """The content of the file for these layers, from their plain names.
+
+    Its header, which PEFT does not read, holds a SHA-256 of the tensors and of the ``settings``.
 
     Raises:
         ValueError: If an adapter holds NaN or infinity; the message says where.
@@ -82,23 +88,36 @@ def safetensors_bytes(layers: Mapping[str, LoRALayer]) -> bytes:
         for part, parameter in in_file(layer).items()
     }
     _check_finite(tensors)
-    return save(tensors, metadata={"format": "pt"})
+    digest = content_digest(_text(settings), tensors)
+    return _in_order(save(tensors, metadata={"format": "pt", _DIGEST: digest}))
 
 
-def read_tensors(file: Path) -> dict[str, Tensor]:
+def read_tensors(file: Path, settings: Mapping[str, Any]) -> dict[str, Tensor]:
     """All tensors of the file by the names in it, without the prefix; on the CPU.
 
+    Args:
+        file: To read.
+        settings: What is in the folder's other file.
+
     Raises:
-        ValueError: If the file is damaged or holds something else than finite numbers under
-            names that begin as PEFT's do.
+        ValueError: If the file is damaged, was saved with other settings, or holds something else
+            than finite numbers under names that begin as PEFT's do.
     """
     try:
         with safe_open(file, framework="pt", device="cpu") as content:
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+            saved = (content.metadata() or {}).get(_DIGEST)
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(
             f"expected a whole safetensors file, got a truncated or damaged one in {file} ({error})"
         ) from error
+    # PEFT's own files have none.
+    if saved is not None and saved != content_digest(_text(settings), tensors):
+        raise ValueError(
+            f"expected {file} and the settings beside it as they were saved together, got others: "
+            "damaged, of two saves, or edited. To keep an edit, save the tensors anew without "
+            f"{_DIGEST} in the metadata"
+        )
     for name in tensors:
         if not name.startswith(_PREFIX):
             raise ValueError(f"expected names that begin with {_PREFIX}, got {name} in {file}")
@@ -119,6 +138,20 @@ def by_module(
         else:
             others[plain_name(name)] = tensor
     return dict(adapters), others
+
+
+def _in_order(content: bytes) -> bytes:
+    """The same file with its metadata sorted: safetensors writes them in an order of chance."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
+
+
+def _text(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True)
 
 
 def _check_finite(tensors: Mapping[str, Tensor]) -> None:
