@@ -1,6 +1,8 @@
 """The Triton kernels: in the interpreter at small sizes, on a GPU in all dtypes."""
 
+import contextlib
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -245,6 +247,27 @@ def test_empty_batch():
     problem = Problem(B=0, H=2, G=2, T=3, S=3)
     found = ours(problem, q, q, q, q, q[..., 0])
     assert [x.shape for x in found] == [q.shape, q.shape[:3], *[q.shape] * 3]
+
+
+@pytest.mark.parametrize(("index", "entered"), [(0, []), (1, [1])])
+def test_a_launch_enters_the_device_of_its_tensors_unless_it_is_the_current_one(
+    monkeypatch, index, entered
+):
+    seen, runs = [], []
+
+    @contextlib.contextmanager
+    def device(chosen):
+        seen.append(chosen.index)
+        yield
+
+    def kernel(*arguments, **settings):
+        runs.append((list(seen), arguments, settings))
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "device", device)
+    like = SimpleNamespace(device=torch.device("cuda", index))
+    triton_attention._launch({(7,): kernel}, 7, like, "q", BLOCK_M=16)
+    assert runs == [(entered, ("q",), {"BLOCK_M": 16})]
 
 
 # Errors

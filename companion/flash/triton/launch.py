@@ -369,4 +369,7 @@ def _generation_of_device(index: int) -> Generation:
 
 
 def _on_device(x: Tensor) -> AbstractContextManager[object]:
-    return torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext()
+    """Makes the device of ``x`` the current one, which takes longer than to see that it is."""
+    if x.device.type != "cuda" or x.device.index == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(x.device)
