@@ -19,7 +19,7 @@ from torch import Tensor
 
 from companion.flash.checks import wide_dtype
 from companion.flash.masks import Window
-from companion.flash.tiled_layout import Tiling, fold_heads, pieces
+from companion.flash.tiled_layout import SIDE, Tiling, fold_heads, hides_keys, pieces
 
 __all__ = ["fits_one_tile", "one_tile_backward", "one_tile_forward"]
 
@@ -28,17 +28,19 @@ SCORES = 2**18
 
 
 def fits_one_tile(q: Float[Tensor, "B H T D"], k: Float[Tensor, "B G S D"], window: Window) -> bool:
-    """Whether a key head has few scores, and every query sees a key: softmax knows no answer else.
+    """Whether a key head has few scores, and most of them are wanted.
+
+    Not if a query sees no key: softmax has no answer for it.
 
     Example:
-        >>> q, k = torch.empty(1, 2, 5, 16), torch.empty(1, 1, 3, 16)
+        >>> q, k = torch.empty(1, 2, 256, 16), torch.empty(1, 1, 256, 16)
         >>> fits_one_tile(q, k, Window()), fits_one_tile(q, k, Window(right=0))
         (True, False)
     """
     queries, keys = q.shape[2], k.shape[2]
-    return 0 < _scores(q, k) <= SCORES and (
-        window.right is None or keys - queries + window.right >= 0
-    )
+    wanted = min(queries, keys) <= SIDE or not hides_keys(window, queries, keys)
+    answered = window.right is None or keys - queries + window.right >= 0
+    return wanted and answered and 0 < _scores(q, k) <= SCORES
 
 
 def one_tile_forward(

@@ -13,11 +13,14 @@ from torch import Tensor
 
 from companion.flash.masks import Window, key_range, query_range, visible_TS
 
-__all__ = ["Tiling", "fold_heads", "pieces", "tiling"]
+__all__ = ["Tiling", "fold_heads", "hides_keys", "pieces", "tiling"]
 
 # Found by trying, on two cores with 1 MiB of second-level cache each: a tile of this many rows
 # and scores is worth the call of an operation, and much of it is still in cache for the next one.
 HEADS, ROWS, SCORES = 8, 2048, 2**19
+# Where a window hides keys, smaller tiles leave out more of them: at most a quarter of the length
+# then, but not below this.
+SIDE = 128
 
 
 class Tiling(NamedTuple):
@@ -88,7 +91,8 @@ def tiling(
     """The tile asked for; where None, such that it holds about 2¹⁹ scores.
 
     Few heads get larger tiles, as an operation must cost more than its call. Where many query
-    heads share a key head, each has fewer queries in a tile.
+    heads share a key head, each has fewer queries in a tile. A tile that no key is hidden from may
+    be as long as the text; else there are several, so that some can be left out.
 
     Example:
         >>> q, k = torch.empty(2, 12, 100, 64), torch.empty(2, 3, 100, 64)
@@ -97,11 +101,31 @@ def tiling(
                head_tile=6, query_tile=85, key_tile=50)
     """
     batch, key_heads = k.shape[:2]
+    queries, keys = q.shape[2], k.shape[2]
+    longest_q, longest_k = queries, keys
+    if hides_keys(window, queries, keys):
+        longest_q, longest_k = max(SIDE, queries // 4), max(SIDE, keys // 4)
     heads = max(1, min(batch * key_heads, HEADS))
     rows_per_query = max(1, heads * q.shape[1] // max(1, key_heads))
-    query_tile = min(query_tile or min(max(ROWS // rows_per_query, 16), 512), q.shape[2])
-    key_tile = key_tile or min(max(SCORES // (rows_per_query * query_tile), 256), 512)
-    return Tiling(q.shape[2], k.shape[2], window, heads, query_tile, min(key_tile, k.shape[2]))
+    if query_tile is None:
+        query_tile = min(max(ROWS // rows_per_query, 16), 512, longest_q)
+    query_tile = min(query_tile, queries)
+    if key_tile is None:
+        key_tile = min(max(SCORES // (rows_per_query * query_tile), 256), 512, longest_k)
+    return Tiling(queries, keys, window, heads, query_tile, min(key_tile, keys))
+
+
+def hides_keys(window: Window, queries: int, keys: int) -> bool:
+    """Whether any query does not see some key.
+
+    Example:
+        >>> causal = Window(right=0)
+        >>> hides_keys(causal, 2, 9), hides_keys(causal, 1, 9), hides_keys(Window(left=8), 2, 9)
+        (True, False, False)
+    """
+    left, right = window
+    # The last query is at the last key, the first one queries − 1 before.
+    return (left is not None and left < keys - 1) or (right is not None and right < queries - 1)
 
 
 def pieces(start: int, stop: int, size: int) -> Iterator[slice]:

@@ -100,9 +100,14 @@ def test_what_fits_one_tile():
     assert fits_one_tile(q, k, Window())
     assert not fits_one_tile(q, torch.empty(9, 2, 513, 8), Window())
     assert not fits_one_tile(q, k[:, :, :0], Window())  # an empty sequence of a pack
-    short = torch.empty(9, 2, 200, 8)  # the first query is 56 before the first key
-    assert fits_one_tile(q, short, Window(right=56))
-    assert not fits_one_tile(q, short, Window(right=55))
+    # Half of the scores are hidden: worth tiles, but for a few queries or keys.
+    assert not fits_one_tile(q, k, Window(right=0))
+    assert not fits_one_tile(q, k, Window(left=510))
+    assert fits_one_tile(q, k, Window(left=511, right=255))  # hides nothing
+    assert fits_one_tile(q[:, :, :128], k, Window(left=9, right=0))
+    short = torch.empty(9, 2, 100, 8)  # the first query is 156 before the first key
+    assert fits_one_tile(q, short, Window(right=156))
+    assert not fits_one_tile(q, short, Window(right=155))
 
 
 def test_by_hand():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from companion.flash.masks import Window, visible_TS
-from companion.flash.tiled_layout import Tiling, fold_heads, pieces, tiling
+from companion.flash.tiled_layout import Tiling, fold_heads, hides_keys, pieces, tiling
 
 lengths = st.integers(1, 23)
 sizes = st.integers(1, 9)
@@ -57,6 +57,37 @@ def test_a_tile_is_bounded_whatever_the_shape(batch, key_heads, group, length):
     assert 1 <= rows * tiles.key_tile <= 2**20
     assert tiles.query_tile <= length
     assert tiles.key_tile <= length
+
+
+SIDES = st.none() | st.integers(0, 12)
+
+
+@given(st.integers(1, 9), st.integers(1, 9), SIDES, SIDES)
+def test_a_window_hides_keys_if_one_is_not_visible(queries, keys, left, right):
+    window = Window(left, right)
+    hidden = not visible_TS(queries, keys, window).all()
+    # A query before the first key may see none of them; a window wide enough for it is no window.
+    assert hides_keys(window, queries, keys) == hidden
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "tile"),
+    [
+        (256, 256, (128, 128)),
+        (2048, 2048, (256, 256)),
+        (100, 4096, (100, 512)),
+        (1, 4096, (1, 512)),
+    ],
+)
+def test_tiles_under_a_window_are_short_enough_to_be_left_out(queries, keys, tile):
+    q, k = torch.empty(1, 8, queries, 8), torch.empty(1, 8, keys, 8)
+    free, causal = (
+        tiling(q, k, window, query_tile=None, key_tile=None)
+        for window in (Window(), Window(right=0))
+    )
+    assert (causal.query_tile, causal.key_tile) == tile
+    assert free.query_tile >= causal.query_tile
+    assert free.key_tile >= causal.key_tile
 
 
 def test_the_size_asked_for_is_kept():
