@@ -2,8 +2,6 @@
 
 import re
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.patches import FancyArrowPatch
@@ -31,14 +29,7 @@ from companion.collectives.study.seven_billion import (
 
 FLAT = Topology(between=Link(10e-6, 1e-9))
 
-
-@pytest.fixture(autouse=True)
-def _no_window():
-    before = mpl.get_backend()
-    plt.switch_backend("Agg")
-    yield
-    plt.close("all")
-    plt.switch_backend(before)
+pytestmark = pytest.mark.usefixtures("no_window")
 
 
 def texts(axes):

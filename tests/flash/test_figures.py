@@ -3,8 +3,6 @@
 import math
 import re
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import pytest
 import torch
 from hypothesis import given
@@ -29,13 +27,7 @@ from companion.measure.roofline import Ceilings
 MIB = 2**20
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _no_window():
-    before = mpl.get_backend()
-    plt.switch_backend("Agg")
-    yield
-    plt.close("all")
-    plt.switch_backend(before)
+pytestmark = pytest.mark.usefixtures("no_window")
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 import math
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import pytest
 import torch
 from matplotlib.quiver import Quiver
@@ -21,14 +19,7 @@ from companion.gan.study.line_game import LineGame
 from companion.gan.study.ring_frames import RingTraining
 from companion.gan.study.two_densities import TwoDensities
 
-
-@pytest.fixture(autouse=True)
-def _no_window():
-    before = mpl.get_backend()
-    plt.switch_backend("Agg")
-    yield
-    plt.close("all")
-    plt.switch_backend(before)
+pytestmark = pytest.mark.usefixtures("no_window")
 
 
 def test_game_names_both_networks_and_whose_step_reaches_whom():

@@ -2,8 +2,6 @@
 
 import math
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -28,14 +26,7 @@ from companion.precision.study.repairs import VARIANTS, Arithmetic, lost_updates
 from companion.precision.study.scale_path import ScalePaths, scale_path
 from companion.precision.study.text_run import continue_text, held_out_loss, train_text
 
-
-@pytest.fixture(autouse=True)
-def _no_window():
-    before = mpl.get_backend()
-    plt.switch_backend("Agg")
-    yield
-    plt.close("all")
-    plt.switch_backend(before)
+pytestmark = pytest.mark.usefixtures("no_window")
 
 
 def test_written_out_step_is_autograds():

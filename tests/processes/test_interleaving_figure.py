@@ -2,8 +2,6 @@
 
 import re
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import pytest
 
 from companion.processes.lost_update import race
@@ -11,14 +9,7 @@ from companion.processes.study.interleaving_figure import describe_interleaving,
 
 SCHEDULE = [0, 1, 0, 0, 0, 1, 1, 0, 0, 1, 1, 1]
 
-
-@pytest.fixture(autouse=True)
-def _no_window():
-    before = mpl.get_backend()
-    plt.switch_backend("Agg")
-    yield
-    plt.close("all")
-    plt.switch_backend(before)
+pytestmark = pytest.mark.usefixtures("no_window")
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,10 @@
 """The picture of pages after a fork says what its numbers say."""
 
-import matplotlib.pyplot as plt
 import pytest
 
 from companion.processes.study.memory_figure import draw_pages, draw_process, page_counts
 
-
-@pytest.fixture(autouse=True)
-def _no_window(monkeypatch):
-    plt.switch_backend("Agg")
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("no_window")
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 import io
 import re
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
@@ -84,16 +82,7 @@ def test_the_jobs_of_a_process_do_not_wait_for_pytorch(files):
 SPANS = [Span(0, 0, 10.0, 10.3), Span(2, 1, 10.0, 10.1), Span(2, 2, 10.1, 10.4)]
 
 
-@pytest.fixture
-def _no_window():
-    before = mpl.get_backend()
-    plt.switch_backend("Agg")
-    yield
-    plt.close("all")
-    plt.switch_backend(before)
-
-
-@pytest.mark.usefixtures("_no_window")
+@pytest.mark.usefixtures("no_window")
 def test_bars_are_the_spans():
     figure = draw_gantt({"one": SPANS, "two": SPANS[1:]})
     one, two = figure.axes

@@ -10,13 +10,7 @@ from companion.vqvae.study.reconstructions import Reconstructions
 
 matplotlib.use("Agg")
 
-
-@pytest.fixture(autouse=True)
-def _no_window():
-    import matplotlib.pyplot as plt
-
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("no_window")
 
 
 def test_a_palette_gives_each_pixel_its_nearest_colour():

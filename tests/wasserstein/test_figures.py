@@ -1,7 +1,6 @@
 """What the drawings of chapter 02 say."""
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -15,14 +14,7 @@ from companion.wasserstein.figures import (
     farkas_panels,
 )
 
-
-@pytest.fixture(autouse=True)
-def _no_window():
-    before = mpl.get_backend()
-    plt.switch_backend("Agg")
-    yield
-    plt.close("all")
-    plt.switch_backend(before)
+pytestmark = pytest.mark.usefixtures("no_window")
 
 
 def test_farkas_draws_a_certificate_only_outside_the_cone():
