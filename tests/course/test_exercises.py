@@ -328,6 +328,8 @@ def course(released, asked, request):
     path.write_text(path.read_text(encoding="utf-8"), encoding="utf-16")
     submit(root, "marked", SAMPLE, "\ufeff" + nbformat.writes(source(SAMPLE)))
     submit(root, "huge", SAMPLE, " " * 60_000_000)
+    submit(root, "linked", SAMPLE, source(SAMPLE))
+    (root / "submitted" / "linked" / SAMPLE / "notes").symlink_to(root / "source")
     (root / "submitted" / "empty").mkdir()
     (root / "submitted" / "beside").mkdir()
     (root / "submitted" / "beside" / f"{SAMPLE}.ipynb").write_text("{}")
@@ -519,6 +521,7 @@ UNGRADED = {
     "utf16": "is saved as UTF-16; notebooks are UTF-8",
     "marked": "is saved as UTF-8 with a byte-order mark",
     "huge": "has 60 MB, more than the 50 that are graded",
+    "linked": "notes is a link or a device; hand in files",
     "empty": "found no notebook",
     "beside": f"found {SAMPLE}.ipynb",
     "capitals": "found no notebook",

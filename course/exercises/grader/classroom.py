@@ -11,6 +11,7 @@ submission could not be graded; all the others are graded all the same.
 
 import argparse
 import codecs
+import contextlib
 import logging
 import os
 import re
@@ -19,11 +20,16 @@ import sys
 import tempfile
 import time
 import unicodedata
-from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import NamedTuple
 
 import nbformat
+from fence import why_not_fenced
 from marks import Graded, earlier, summary, write_grades
 from nbgrader.converters import (
     Autograde,
@@ -48,21 +54,32 @@ OTHER_ENCODINGS = {
 HIDDEN_TESTS = re.compile(r"^ *### BEGIN HIDDEN TESTS.*?^ *### END HIDDEN TESTS\n?", re.M | re.S)
 SOLUTION_MARKS = re.compile(r"^ *(###|<!--) (BEGIN|END) SOLUTION( -->)?\n?", re.M)
 
-STOPPED = (
-    "CellTimeoutError",
-    "Stopped",
-)  # grading.py leaves one of these in such a cell
+NOT_FENCED = """\
+WARNING: submissions run without a fence: {}.
+They have your rights, and the network. Only the memory, the files and the time of a kernel are
+limited. See "The fence" in course/teachers.md for a container that grades with it."""
+STOPPED = ("CellTimeoutError", "Stopped")  # grading.py leaves one of these in such a cell
 
 
-def settings(root: Path, slug: str, *, student: str = "*", timeout: int | None = None) -> Config:
+class Limits(NamedTuple):
+    """What a submission may use, and whether its kernel is fenced in."""
+
+    timeout: int | None = None  # seconds for one cell
+    memory_gib: float = 4.0
+    fenced: bool = False
+
+
+def settings(root: Path, slug: str, student: str = "*", limits: Limits | None = None) -> Config:
     """nbgrader's configuration for one assignment of the course in ``root``."""
     config = PyFileConfigLoader("nbgrader_config.py", path=str(HERE)).load_config()
     config.CourseDirectory.root = str(root)
     config.CourseDirectory.db_url = f"sqlite:///{root}/gradebook.db?timeout=60"
     config.CourseDirectory.assignment_id = slug
     config.CourseDirectory.student_id = student
-    if timeout is not None:
-        config.ExecuteAll.timeout = timeout
+    if limits:
+        config.FencedKernel.memory_gib = limits.memory_gib
+        config.FencedKernel.fenced = limits.fenced
+        config.ExecuteAll.timeout = limits.timeout or config.ExecuteAll.timeout
     return config
 
 
@@ -110,6 +127,9 @@ def submission(root: Path, slug: str, student: str) -> Path:
 def unreadable(path: Path) -> str:
     """Why the file at ``path`` cannot be graded, in one line; empty when it can."""
     folder, slug = path.parent.parent, path.parent.name
+    for part in (folder, path.parent, *path.parent.rglob("*")):
+        if part.is_symlink() or (part.exists() and not (part.is_dir() or part.is_file())):
+            return f"{part.name} is a link or a device; hand in files"
     # Without combining marks, which belong to letters: in ë written as two characters, in प्रिया.
     letters = "".join(c for c in folder.name if unicodedata.category(c)[0] != "M")
     if not STUDENT_NAME.fullmatch(letters):
@@ -132,12 +152,12 @@ def unreadable(path: Path) -> str:
     return ""
 
 
-def grade_one(root: Path, slug: str, student: str, timeout: int | None) -> Graded:
+def grade_one(root: Path, slug: str, student: str, limits: Limits) -> Graded:
     """Grade one submission and write its feedback; never raises."""
     start = time.monotonic()
     problem, note = unreadable(submission(root, slug, student)), ""
     if not problem:
-        config = settings(root, slug, student=student, timeout=timeout)
+        config = settings(root, slug, student, limits)
         get_logger().addHandler(reason := LastError())
         try:
             convert(Autograde, config)
@@ -170,11 +190,42 @@ def stopped_cells(path: Path) -> str:
     names = [
         cell.metadata.get("nbgrader", {}).get("grade_id", "a cell of the student's own")
         for cell in nbformat.read(path, as_version=4).cells
-        if any(
-            out.get("ename") in ("CellTimeoutError", "Stopped") for out in cell.get("outputs", [])
-        )
+        if any(out.get("ename") in STOPPED for out in cell.get("outputs", []))
     ]
     return f"stopped: {', '.join(names)}" if names else ""
+
+
+class Lanes:
+    """Graders side by side, each a process that grades one submission after another.
+
+    A grader that is killed costs nobody but the student whose code it ran, at the second time.
+    """
+
+    def __init__(self, count: int, log: Path) -> None:
+        self.count, self.log, self.free = count, log, SimpleQueue()
+        for _ in range(count):
+            self.free.put(self._open())
+
+    def _open(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, get_context("spawn"), initializer=start, initargs=(self.log,))
+
+    def grade(self, root: Path, slug: str, student: str, limits: Limits) -> Graded:
+        """`grade_one` in the next grader that is free."""
+        lane = self.free.get()
+        try:
+            for _ in range(2):
+                try:
+                    return lane.submit(grade_one, root, slug, student, limits).result()
+                except BrokenProcessPool:
+                    lane = self._open()
+            return Graded(student, "the grader was killed while it ran this notebook")
+        finally:
+            self.free.put(lane)
+
+    def close(self) -> None:
+        """End the graders, once they are free."""
+        for _ in range(self.count):
+            self.free.get().shutdown()
 
 
 def collect(futures: dict[str, Future]) -> list[Graded]:
@@ -183,7 +234,7 @@ def collect(futures: dict[str, Future]) -> list[Graded]:
     for student, future in futures.items():
         try:
             graded.append(future.result())
-        except Exception as error:  # a grader that was killed
+        except Exception as error:  # say, no process can be started any more
             graded.append(Graded(student, f"the grader ended early ({error!r:.60})"))
         print(progress(graded[-1]), flush=True)
     return graded
@@ -202,11 +253,12 @@ def log_to(path: Path) -> None:
     logger.propagate = False
 
 
-def log_all_to(path: Path) -> None:
-    """Send what a grader and its kernels print on stderr to the log as well."""
-    with path.open("a") as file:
+def start(log: Path) -> None:
+    """Begin a grader: what it prints on stderr goes to the log; it ends when `main` does."""
+    with log.open("a") as file:
         os.dup2(file.fileno(), sys.stderr.fileno())
-    log_to(path)
+    log_to(log)
+    Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -216,6 +268,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("slugs", nargs="*", metavar="SLUG", help="assignments; default: all")
     parser.add_argument("--student", action="append", help="grade only this student; repeatable")
     parser.add_argument("--timeout", type=int, help="seconds for one cell; default: 30")
+    parser.add_argument("--memory", type=float, default=4, help="GiB for one kernel; default: 4")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="default: all cores")
     parser.add_argument("--root", type=Path, default=HERE, help="the folder that holds source/")
     options = parser.parse_args(arguments)
     root = options.root.resolve()
@@ -223,6 +277,9 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = sorted(set(options.slugs) - set(known))
     if unknown:
         parser.error(f"expected an assignment of {known}, got {unknown}")
+    if options.workers < 1 or options.memory < 0.5:
+        got = f"{options.workers} and {options.memory:g}"
+        parser.error(f"expected --workers of at least 1 and --memory of at least 0.5, got {got}")
     log_to(root / "grading.log")
     # nbgrader starts `alembic` by its bare name, which lies beside this Python.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -239,7 +296,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def grade(root: Path, slugs: list[str], options: argparse.Namespace) -> int:
-    """Grade assignments side by side, one submission for each core; 1 if one could not be."""
+    """Grade several submissions side by side; 1 if one could not be graded."""
     classes: dict[str, list[str]] = {}
     for slug in slugs:
         students = class_of(root, slug)
@@ -248,15 +305,16 @@ def grade(root: Path, slugs: list[str], options: argparse.Namespace) -> int:
             classes[slug] = chosen
         else:
             print(f"{slug}: nothing to grade in submitted/STUDENT/{slug}/")
+    if reason := why_not_fenced():
+        print(NOT_FENCED.format(reason), file=sys.stderr, flush=True)
+    limits = Limits(options.timeout, options.memory, fenced=not reason)
     with tempfile.TemporaryDirectory() as scratch:  # IPython's and the kernels' files
-        os.environ |= {"IPYTHONDIR": scratch, "JUPYTER_RUNTIME_DIR": scratch}
+        os.environ |= {"IPYTHONDIR": scratch, "JUPYTER_RUNTIME_DIR": scratch, "TMPDIR": scratch}
         os.environ["OMP_NUM_THREADS"] = "1"  # one core for each notebook
-        log = (root / "grading.log",)
-        with ProcessPoolExecutor(
-            os.cpu_count(), get_context("spawn"), initializer=log_all_to, initargs=log
-        ) as pool:
+        lanes = Lanes(options.workers, root / "grading.log")
+        with contextlib.closing(lanes), ThreadPoolExecutor(options.workers) as pool:
             futures = {
-                slug: {s: pool.submit(grade_one, root, slug, s, options.timeout) for s in students}
+                slug: {s: pool.submit(lanes.grade, root, slug, s, limits) for s in students}
                 for slug, students in classes.items()
             }
             return max([report(root, slug, collect(f)) for slug, f in futures.items()], default=0)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import nbformat
+from fence import FencedKernel
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbconvert.filters import strip_ansi
 from nbformat.v4 import new_code_cell, new_output
@@ -76,14 +77,21 @@ class RestoreCells(NbGraderPreprocessor):
 class ExecuteAll(Execute):
     """Run every cell, whatever the others do.
 
-    A cell that kills its kernel, or cannot be interrupted, is marked with an error; a new
-    kernel then runs the other cells from the start. A test that never ran earns nothing
+    A cell that ends its kernel, or cannot be interrupted, is marked with an error; a new kernel,
+    with its own fence, runs the others from the start. A test that never ran earns nothing
     (nbgrader alone would give it full marks), and a warning on stderr costs nothing.
     Each test gets a fresh `expect`, in case an answer used that name for something else. What a
     test holds stays hidden: it leaves no trace in `In`, and a traceback none of its lines.
     """
 
     total_timeout = Integer(300, help="seconds for a whole notebook").tag(config=True)
+
+    def __init__(self, *arguments, **keywords):
+        super().__init__(*arguments, **keywords, kernel_manager_class=FencedKernel)
+
+    def create_kernel_manager(self):
+        self._kernel = super().create_kernel_manager()
+        return self._kernel
 
     def preprocess(self, nb, resources, km=None):
         self._stopped, self._deadline = {}, time.monotonic() + self.total_timeout
@@ -100,9 +108,8 @@ class ExecuteAll(Execute):
                         raise
                     continue
                 dead = isinstance(error, DeadKernelError)
-                self._stopped[self._running] = (
-                    "This cell ended its kernel." if dead else self._timeout_text()
-                )
+                died = self._kernel.ended or "This cell ended its kernel."
+                self._stopped[self._running] = died if dead else self._timeout_text()
         for index, cell in enumerate(nb.cells):
             if cell.cell_type == "code":
                 self._settle(cell, self._stopped.get(index))
@@ -117,10 +124,12 @@ class ExecuteAll(Execute):
             return cell, resources
         if utils.is_grade(cell):
             checker = new_code_cell(FRESH_CHECKER)
-            self.execute_cell(checker, index, store_history=False)
+            try:
+                self.execute_cell(checker, index, store_history=False)
+            finally:
+                self.nb.cells[index] = cell  # where nbclient puts what it executes
             if any(out.output_type == "error" for out in checker.outputs):
                 self._stopped[index] = "The checker was changed by an earlier cell."
-                self.nb.cells[index] = cell
                 return cell, resources
             self._check_assign_resources(resources)
             return self.execute_cell(cell, index, store_history=False), self.resources
@@ -133,11 +142,27 @@ class ExecuteAll(Execute):
             raise DeadKernelError("exit() was called")
 
     def output(self, outs, msg, display_id, cell_index):
-        """Keep the first part of a flood; nbclient would hold all of it in memory."""
-        self._characters += len(str(msg["content"]))
-        if self._characters > MAX_OUTPUT_CHARACTERS and msg["msg_type"] != "error":
-            return None
+        """Keep the first part of a flood; nbclient would hold all of it in memory.
+
+        An error beyond it comes once more, with the reply to the cell.
+        """
+        content, left = msg["content"], MAX_OUTPUT_CHARACTERS - self._characters
+        self._characters += len(str(content))
+        if self._characters > MAX_OUTPUT_CHARACTERS:
+            if msg["msg_type"] != "stream" or left <= 0:
+                return None
+            content["text"] = f"{content['text'][:left]}\n… (cut)"
         return super().output(outs, msg, display_id, cell_index)
+
+    def _update_display_id(self, display_id, msg):
+        """An update counts for each place that shows it."""
+        places = sum(map(len, self._display_id_map.get(display_id, {}).values()))
+        self._characters += places * len(str(msg["content"]))
+        if self._characters <= MAX_OUTPUT_CHARACTERS:
+            super()._update_display_id(display_id, msg)
+
+    def handle_comm_msg(self, outs, msg, cell_index):
+        """Widgets need a kernel that answers; what they hold has no place on the page."""
 
     def _timeout_text(self):
         return f"Stopped after {self.timeout} seconds. Is there an endless loop?"
