@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from companion.lora.study.intrinsic import readable_digits, train_in_subspace
+from companion.lora.study.intrinsic import readable_digits, train_all, train_in_subspace
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +55,23 @@ def test_network_reads_upright_digits_it_has_not_seen():
 def test_no_direction_at_all(start):
     with pytest.raises(ValueError, match="directions must be at least 1, got 0"):
         train_in_subspace(*start, directions=0, seed=0)
+
+
+def test_full_tuning_learns_the_shifted_digits_and_leaves_the_start(start):
+    network, task = start
+    before = copy.deepcopy(network.state_dict())
+    assert task.accuracy(train_all(network, task)) > 0.93
+    assert all(torch.equal(t, before[name]) for name, t in network.state_dict().items())
+
+
+def test_losses_of_a_network_that_knows_nothing(start):
+    _, task = start
+    blank = torch.nn.Linear(64, 10)
+    torch.nn.init.zeros_(blank.weight), torch.nn.init.zeros_(blank.bias)
+    assert task.loss(blank).item() == pytest.approx(2.302585, abs=1e-5)  # log 10
+    blank.bias.data[3] = 100.0  # sure that all is a 3
+    is_3 = task.labels_N == 3
+    training = 100 * (~is_3[:1200]).float().mean().item()
+    assert task.loss(blank).item() == pytest.approx(training, rel=1e-5)
+    held_out = 100 * (~is_3[1200:]).float().mean().item()
+    assert task.held_out_loss(blank).item() == pytest.approx(held_out, rel=1e-5)

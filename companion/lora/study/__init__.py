@@ -1,1 +1,1 @@
-"""What mainly the chapter calls: truncation, intrinsic dimension, figures."""
+"""What mainly the chapter calls: AdaLoRA, truncation, random subspaces, a short head, figures."""

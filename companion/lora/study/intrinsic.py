@@ -1,9 +1,10 @@
 """How many random directions a task needs: training inside a subspace of the weights.
 
-    θ = θ₀ + P z,    P random with n rows and d columns, only z is trained
+    θ = θ₀ + Π z,    Π random with n rows and d columns, only z is trained
 
 Source: Aghajanyan et al. 2021, arXiv:2012.13255, §2, after Li et al. 2018, arXiv:1804.08838.
-Difference: P is dense with independent normal entries, since these networks are small.
+Differences: Π, which the paper calls P, is dense with independent normal entries, since these
+networks are small.
 Chapter: course/07_lora.ipynb.
 """
 
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 from companion.data import digits
 
-__all__ = ["DigitTask", "readable_digits", "train_in_subspace"]
+__all__ = ["DigitTask", "readable_digits", "train_all", "train_in_subspace"]
 
 _TRAINING = 1200  # of the 1797 digits; the rest is held out
 
@@ -29,10 +30,17 @@ class DigitTask(NamedTuple):
     images_NI: Float[Tensor, "1797 64"]
     labels_N: Int[Tensor, "1797"]
 
-    def loss(self, network: nn.Module, weights: dict[str, Tensor]) -> Float[Tensor, ""]:
-        """Cross-entropy on the training images, in nats, for other weights than the network's."""
-        logits = functional_call(network, weights, (self.images_NI[:_TRAINING],))
+    def loss(
+        self, network: nn.Module, weights: dict[str, Tensor] | None = None
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy on the training images, in nats, for these weights or the network's own."""
+        logits = functional_call(network, weights or {}, (self.images_NI[:_TRAINING],))
         return F.cross_entropy(logits, self.labels_N[:_TRAINING])
+
+    @torch.no_grad()
+    def held_out_loss(self, network: nn.Module) -> Float[Tensor, ""]:
+        """Cross-entropy on the held-out images, in nats."""
+        return F.cross_entropy(network(self.images_NI[_TRAINING:]), self.labels_N[_TRAINING:])
 
     @torch.no_grad()
     def accuracy(self, network: nn.Module) -> float:
@@ -64,26 +72,39 @@ def readable_digits(*, shift: int, seed: int) -> tuple[nn.Module, DigitTask]:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.uniform_(-0.125, 0.125, generator=generator)
-    upright = DigitTask(images.flatten(1), labels)
-    weights = dict(network.named_parameters())
-    optimizer = torch.optim.Adam(weights.values(), lr=1e-2)
-    for _ in range(200):
-        optimizer.zero_grad()
-        upright.loss(network, weights).backward()
-        optimizer.step()
+    network = train_all(network, DigitTask(images.flatten(1), labels), steps=200)
     return network, DigitTask(images.roll(shift, dims=-1).flatten(1), labels)
+
+
+def train_all(network: nn.Module, task: DigitTask, *, steps: int = 120) -> nn.Module:
+    """Full tuning: train every weight, by ``steps`` of Adam on all training images each.
+
+    Args:
+        network: The start; unchanged.
+        task: What to learn.
+
+    Returns:
+        A new network.
+    """
+    tuned = copy.deepcopy(network)
+    optimizer = torch.optim.Adam(tuned.parameters(), lr=1e-2)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        task.loss(tuned).backward()
+        optimizer.step()
+    return tuned
 
 
 def train_in_subspace(
     network: nn.Module, task: DigitTask, *, directions: int, seed: int, steps: int = 120
 ) -> nn.Module:
-    """Train only ``directions`` numbers z, with all weights at θ₀ + P z; returns a new network.
+    """Train only ``directions`` numbers z, with all weights at θ₀ + Π z; returns a new network.
 
     Args:
         network: The start θ₀; unchanged.
         task: What to learn.
         directions: d, at least 1.
-        seed: Of P, whose entries have variance 1/d.
+        seed: Of Π, whose entries have variance 1/d.
         steps: Of Adam, on all training images each.
 
     Raises:
